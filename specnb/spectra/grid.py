@@ -230,12 +230,14 @@ def lsf_matrix(
     if (b < .99*a).any():
         i = np.argmax(a - b)
         raise ValueError(f'cannot sharpen a spectrum: at {w[i]:.0f} A it has a FWHM of {a[i]:.2f} A and {b[i]:.2f} A is asked for')
+    pixel = np.diff(grid.edges)
     sigma = np.sqrt(np.clip(b**2 - a**2, 0, None))*_SIGMA
-    reach = np.minimum(np.ceil(4*sigma/np.diff(grid.edges)).astype(int) + 1, grid.n)
-    if sigma.max() < 1e-3*np.diff(grid.edges).min(): return sparse.eye_array(grid.n, format='csr')
+    if sigma.max() < 1e-3*pixel.min(): return sparse.eye_array(grid.n, format='csr')
+    reach = np.minimum(np.ceil(4*sigma/pixel).astype(int) + 1, grid.n)
+    sigma = np.sqrt(np.clip(sigma**2 - pixel**2/12, 1e-12, None))        # integrating over the pixel widens by its own variance (Sheppard)
     cols = np.arange(grid.n)[:, None] + np.arange(-reach.max(), reach.max() + 1)
     inside = (cols >= 0) & (cols < grid.n)
-    c, s = np.clip(cols, 0, grid.n - 1), np.maximum(sigma, 1e-6)[:, None]*np.sqrt(2)
+    c, s = np.clip(cols, 0, grid.n - 1), sigma[:, None]*np.sqrt(2)
     v = np.where(inside, erf((grid.edges[c + 1] - w[:, None])/s) - erf((grid.edges[c] - w[:, None])/s), 0)
     v /= v.sum(1, keepdims=True)
     keep = v > 1e-8
