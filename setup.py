@@ -25,7 +25,7 @@ setup(
     project_urls={'Documentation': cfg['doc_host'] + cfg['doc_baseurl'], 'Source': cfg['git_url']},
     author=cfg['author'],
     author_email=cfg['author_email'],
-    license=cfg['license'],
+    license_expression=cfg['license'],
     keywords=cfg['keywords'],
     classifiers=['Development Status :: ' + statuses[int(cfg['status']) - 1],
                  'Intended Audience :: ' + cfg['audience'],

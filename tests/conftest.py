@@ -1,0 +1,15 @@
+"What the tests share."
+import os, sys
+from pathlib import Path
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT/'tools'))
+
+
+@pytest.fixture(scope='session')
+def shared_data() -> Path:
+    "The folder of real spectra; they are no part of the project, so a test that needs them skips where they are absent."
+    path = Path(os.environ.get('SPECNB_SHARED_DATA') or ROOT.parent/'shared'/'data')
+    if not path.is_dir(): pytest.skip('no real spectra here: SPECNB_SHARED_DATA names their folder')
+    return path
