@@ -1,7 +1,7 @@
 "The checks can fail: each is shown something wrong."
 from pathlib import Path
 import nbformat, pytest
-import check_docs, in_step, readme, run_tutorials
+import check_docs, check_wheel, in_step, readme, run_tutorials
 from tree import ROOT, copy, files
 
 
@@ -92,3 +92,16 @@ def test_tutorials_fail_and_pass_over(tmp_path):
     assert run_tutorials.run(tmp_path/'good.ipynb') is None
     assert 'ZeroDivisionError' in run_tutorials.run(tmp_path/'bad.ipynb')
     assert (tmp_path/'good.ipynb').read_bytes() == before
+
+
+def write_labels(path, n=check_wheel.N, **kw):
+    rows = [{'path': 'sim.parquet', **dict.fromkeys(check_wheel.LABELS, 1), **kw} for _ in range(n)]
+    path.write_text('\n'.join(['# a comment', ','.join(rows[0]), *(','.join(map(str, o.values())) for o in rows)]) + '\n')
+    return path
+
+
+def test_table_of_labels(tmp_path):
+    check_wheel.check_table(write_labels(tmp_path/'good.csv', teff=5000.5))
+    with pytest.raises(SystemExit, match='19 rows'): check_wheel.check_table(write_labels(tmp_path/'short.csv', n=19))
+    for bad in ('', 'nan', 'inf'):
+        with pytest.raises(SystemExit, match='teff are not finite'): check_wheel.check_table(write_labels(tmp_path/'bad.csv', teff=bad))

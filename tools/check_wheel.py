@@ -7,10 +7,9 @@ from pathlib import Path
 from tree import ROOT, copy
 
 N, LABELS = 20, ('teff', 'logg', 'fe_h', 'alpha_fe')
-LOOK = """
-import sys, specnb, specnb.spectra
+LOOK = """import sys, specnb, specnb.spectra
 from importlib.metadata import version
-print('specnb', specnb.__version__, 'with', ', '.join(f'{o} {version(o)}' for o in ('fastai', 'fastcore', 'torch', 'numpy', 'astropy')))
+print('specnb', specnb.__version__, 'with', ', '.join(f'{o} {version(o)}' for o in ('fastai', 'fastcore', 'torch', 'numpy', 'astropy', 'pyarrow')))
 assert 'torch' not in sys.modules, 'importing specnb.spectra imported torch'
 print(specnb.__file__)
 """
@@ -23,7 +22,7 @@ def sh(
 ) -> str:  # standard output
     "Run a command away from the project: none of this environment's Python settings reach it"
     env = {k: v for k, v in os.environ.items() if not k.startswith('PYTHON') and k not in ('VIRTUAL_ENV', 'SPECNB_SHARED_DATA')}
-    print('$', *(Path(o).name if o is cmd[0] else o for o in cmd), flush=True)
+    print('$', Path(cmd[0]).name, *(str(o).strip().partition('\n')[0] for o in cmd[1:]), flush=True)
     run = subprocess.run([str(o) for o in cmd], cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, **kw)
     if run.returncode: sys.exit(f'{run.stdout}\nexit status {run.returncode}')
     return run.stdout
@@ -46,7 +45,7 @@ def install(
     held.write_text('\n'.join(o for o in (ROOT/'constraints.txt').read_text().splitlines() if o.startswith('torch==')) + '\n')
     venv.create(where, with_pip=True, symlinks=True)
     python = where/'bin'/'python'
-    sh(python, '-m', 'pip', 'install', '--quiet', '--constraint', held, wheel, cwd=where)
+    sh(python, '-m', 'pip', 'install', '-qq', '--constraint', held, wheel, cwd=where)
     return python.parent
 
 
