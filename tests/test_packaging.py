@@ -1,7 +1,7 @@
 "What a user installs: version, commands, assets and their size."
-import re, subprocess, sys, zipfile
+import os, re, subprocess, sys, zipfile
 from importlib.metadata import EntryPoint, distributions, entry_points, metadata, version
-import pytest
+import pytest, yaml
 import specnb
 from nbdev.config import get_config
 from tree import ROOT, copy, files
@@ -82,3 +82,12 @@ def test_assets_are_small(wheel):
     assert sum(n for o, n in size.items() if 'emulator' in o) <= 5 * MB
     assert sum(n for o, n in size.items() if 'emulator' not in o and o.endswith('.safetensors')) <= 10 * MB
     assert sum(wheel.values()) <= 20 * MB
+
+
+def test_workflows():
+    "Tests run on the oldest Python and on a new one, through the script that runs anywhere; the site is built and published"
+    test, docs = (yaml.safe_load((ROOT/'.github'/'workflows'/o).read_text())['jobs'] for o in ('test.yml', 'docs.yml'))
+    assert SETTINGS.min_python in test['test']['strategy']['matrix']['python']
+    assert '.ci/run' in [o.get('run') for o in test['test']['steps']] and os.access(ROOT/'.ci'/'run', os.X_OK)
+    assert 'make docs' in [o.get('run') for o in docs['build']['steps']]
+    assert any('deploy-pages' in o.get('uses', '') for o in docs['publish']['steps'])
