@@ -58,7 +58,9 @@ class Grid:
         self.edges = _edges(self.wavelength, log)
         self.edges.flags.writeable = False
     @property
-    def n(self): return len(self.wavelength)
+    def n(self) -> int:
+        "Number of pixels."
+        return len(self.wavelength)
     def __len__(self): return self.n
     def __eq__(self, o): return isinstance(o, Grid) and self.id == o.id
     def __hash__(self): return hash(self.id)
@@ -192,16 +194,14 @@ def resample(
 # %% ../../nbs/00_spectra.grid.ipynb #e0895f26
 class LSF:
     "A Gaussian line-spread function: `kind` 'R', 'fwhm' (A) or 'table'."
-    def __init__(self, kind: str, value, wavelength=None):
+    def __init__(self,
+        kind: str, # 'R' (constant resolving power), 'fwhm' (constant, A) or 'table' (R against wavelength)
+        value, # resolving power or FWHM in A; (k,) for a table
+        wavelength=None, # (k,) A, for a table
+    ):
         self.kind, self.value = kind, np.asarray(value, dtype=float)
         self.wavelength = None if wavelength is None else np.asarray(wavelength, dtype=float)
         if not (np.isfinite(self.value).all() and (self.value > 0).all()): raise ValueError(f'a line-spread function needs positive numbers, got {value}')
-    @classmethod
-    def R(cls, value: float): return cls('R', value)
-    @classmethod
-    def fwhm(cls, value: float): return cls('fwhm', value)
-    @classmethod
-    def table(cls, wavelength, R): return cls('table', R, wavelength)
     def fwhm_at(self,
         w, # wavelength, A
     ) -> np.ndarray: # full width at half maximum, A
@@ -209,12 +209,42 @@ class LSF:
         w = np.asarray(w, dtype=float)
         if self.kind == 'fwhm': return np.full(w.shape, float(self.value))
         return w/(self.value if self.kind == 'R' else np.interp(w, self.wavelength, self.value))
-    def to_dict(self): return dict(kind=self.kind, value=self.value.tolist(), **({} if self.wavelength is None else dict(wavelength=self.wavelength.tolist())))
-    @classmethod
-    def from_dict(cls, d): return None if d is None else cls(**d)
+    def to_dict(self) -> dict: # for JSON
+        "What `from_dict` rebuilds it from."
+        return dict(kind=self.kind, value=self.value.tolist(), **({} if self.wavelength is None else dict(wavelength=self.wavelength.tolist())))
     def __eq__(self, o): return isinstance(o, LSF) and self.to_dict() == o.to_dict()
     def __hash__(self): return hash(str(self.to_dict()))
     def __repr__(self): return f'LSF {self.kind} ' + (f'{self.value:g}' if self.value.ndim == 0 else f'{self.value.min():g} to {self.value.max():g}')
+
+# %% ../../nbs/00_spectra.grid.ipynb #83aff594
+@patch(cls_method=True)
+def R(cls: LSF,
+    value: float, # resolving power, wavelength / FWHM
+) -> LSF:
+    "Constant resolving power."
+    return cls('R', value)
+
+@patch(cls_method=True)
+def fwhm(cls: LSF,
+    value: float, # full width at half maximum, A
+) -> LSF:
+    "Constant width."
+    return cls('fwhm', value)
+
+@patch(cls_method=True)
+def table(cls: LSF,
+    wavelength, # (k,) A, increasing
+    R, # (k,) resolving power there
+) -> LSF:
+    "Resolving power that changes along the spectrum."
+    return cls('table', R, wavelength)
+
+@patch(cls_method=True)
+def from_dict(cls: LSF,
+    d: dict, # what `to_dict` gave, or None
+) -> LSF: # None for None
+    "Rebuild a line-spread function."
+    return None if d is None else cls(**d)
 
 # %% ../../nbs/00_spectra.grid.ipynb #1896a876
 _SIGMA = 1/np.sqrt(8*np.log(2))  # of a unit FWHM
@@ -247,7 +277,7 @@ def lsf_matrix(
 def convolve(
     flux: np.ndarray, # (n, n_pix) flux density
     ivar: np.ndarray, # (n, n_pix) inverse variance, 0 where a pixel must not be used
-    grid: Grid,
+    grid: Grid, # pixels of `flux`
     src: LSF, # resolution of `flux`
     dst: LSF, # resolution wanted
 ) -> tuple: # flux and ivar (n, n_pix) float32; ivar 0 where less than half of the kernel saw good pixels
