@@ -120,6 +120,7 @@ _LSF_KEYS = dict(resolution=LSF.R, r=LSF.R, lsf_r=LSF.R, lsf_fwhm=LSF.fwhm, fwhm
 def _meta_lsf(meta, resolution=None):
     "Line-spread function from the file's metadata, or the caller's R."
     if resolution: return LSF.R(resolution)
+    if isinstance(meta.get('lsf'), dict): return LSF.from_dict(dict(meta['lsf']))
     return next((make(float(meta[k])) for k, make in _LSF_KEYS.items() if meta.get(k) not in (None, '')), None)
 
 def _table_part(path, t, unit=None, snr=None, resolution=None, air=False):

@@ -6,7 +6,7 @@
 __all__ = ['SURVEY_GRID', 'SURVEY_LSF', 'example_stars', 'write_survey']
 
 # %% ../../nbs/05_spectra.writers.ipynb #2966efba
-import gzip, io
+import gzip, io, re
 from pathlib import Path
 import numpy as np
 from astropy.io import fits
@@ -61,9 +61,9 @@ def _value(s, i, name, default):
     return default if v is np.ma.masked or (isinstance(v, (float, np.floating)) and not np.isfinite(v)) else v
 
 def _integer(s, i):
-    "The star's id as the integer these formats ask for; its place in the batch where it is not one."
-    v = str(_value(s, i, 'target_id', i + 1))
-    return int(v) if v.lstrip('-').isdigit() else i + 1
+    "The star's id as the integer these formats ask for: the digits its id ends in, else its place in the batch."
+    m = re.search(r'\d{1,18}$', str(_value(s, i, 'target_id', '')))
+    return int(m[0]) if m else i + 1
 
 def _log_lattice(s):
     "The batch on pixels log10(wavelength) = k/1e4, cut to those that hold data."
@@ -90,10 +90,11 @@ def _lamost_header(s, i, name):
     "Header cards of a LAMOST low-resolution spectrum."
     h, rv, g = fits.Header(), _value(s, i, 'rv', None), (s.wavelength > 4000) & (s.wavelength < 5500)
     snr = s.flux[i]*np.sqrt(s.ivar[i])
-    cards = dict(FILENAME=name, OBSID=_integer(s, i), AUTHOR='specnb', DATA_V='simulated', ORIGIN='specnb', TELESCOP='LAMOST', DESIG=f'simulated {i + 1}',
+    cards = dict(FILENAME=name, OBSID=_integer(s, i), AUTHOR='specnb', DATA_V='simulated', TELESCOP='LAMOST', DESIG=f'simulated {i + 1}',
         RA=float(_value(s, i, 'ra', 0.)), DEC=float(_value(s, i, 'dec', 0.)), HELIO=True, VACUUM=True, NWORDER=2, WFITTYPE='LOG-LINEAR',
         COEFF0=round(float(np.log10(s.wavelength[0])), 6), COEFF1=1e-4, CLASS='STAR', SUBCLASS='Non',
-        Z=-9999. if rv is None else rv/C_KMS, Z_ERR=float(_value(s, i, 'rv_err', -9999.*C_KMS))/C_KMS, SNRG=round(float(np.median(snr[g])) if g.any() else -9999., 2))
+        Z=-9999. if rv is None else rv/C_KMS, Z_ERR=float(_value(s, i, 'rv_err', -9999.*C_KMS))/C_KMS,
+        SNRG=round(float(np.median(snr[g])) if g.any() else -9999., 2))
     for k, v in cards.items(): h[k] = v
     h['COMMENT'] = _NOTE
     h['COMMENT'] = _covers(s)
@@ -180,9 +181,10 @@ def _write_ecsv(s, folder, gz=False):
     "One text table a star, wavelengths in A (vacuum)."
     paths = []
     for i in range(len(s)):
-        meta = dict(comment=_NOTE, target_id=str(_value(s, i, 'target_id', i + 1)), resolution=float(s.lsf.value) if s.lsf and s.lsf.kind == 'R' else None)
-        meta |= {c: float(_value(s, i, c, np.nan)) for c in ('ra', 'dec', 'rv', 'rv_err') if c in s.table.colnames}
-        t = Table(dict(wavelength=s.wavelength.round(5), flux=s.flux[i], ivar=s.ivar[i]), meta={a: b for a, b in meta.items() if b is not None and b == b})
+        meta = dict(comment=_NOTE, target_id=str(_value(s, i, 'target_id', i + 1)))
+        meta |= {c: float(v) for c in ('ra', 'dec', 'rv', 'rv_err') if (v := _value(s, i, c, None)) is not None}
+        if s.lsf: meta |= dict(resolution=float(s.lsf.value)) if s.lsf.kind == 'R' else dict(lsf=s.lsf.to_dict())
+        t = Table(dict(wavelength=s.wavelength.round(5), flux=s.flux[i], ivar=s.ivar[i]), meta=meta)
         t['wavelength'].unit = 'Angstrom'
         paths.append(folder/f'star-{i + 1:05d}.ecsv')
         t.write(paths[-1], format='ascii.ecsv', overwrite=True)
