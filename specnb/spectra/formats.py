@@ -310,7 +310,7 @@ def _desi_arm(raw, named, arm, path, sums, R):
     cut = slice(i, i + len(w))
     if i < 0 or cut.stop > full.n or not np.abs(full.wavelength[cut] - w).max() < .01:
         raise ReadError(path, f'arm {arm} is not on the 0.8 A pixels of DESI', 'was it resampled? store it as a plain table')
-    ivar = np.where(np.isfinite(flux), ivar, 0)
+    ivar = np.where(np.isfinite(flux) & np.isfinite(ivar), ivar, 0)
     if f'{arm}_MASK' in named: ivar = np.where(_desi_image(raw, named[f'{arm}_MASK'], path) != 0, np.minimum(ivar, 0), ivar)
     good = np.clip(ivar, 0, None)
     sums[0][:, cut] += good*np.where(good > 0, flux, 0)

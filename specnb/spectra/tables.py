@@ -166,8 +166,7 @@ def read_text(
 def read_fits_table(path, **options) -> Part:
     "A spectrum in a FITS table with recognisable columns: the first such table of the file."
     from astropy.io import fits
-    with warnings.catch_warnings(), fits.open(path, memmap=False) as f:
-        warnings.simplefilter('ignore')
+    with warnings.catch_warnings(action='ignore'), fits.open(path, memmap=False) as f:
         for i, hdu in enumerate(f):
             roles = find_columns(hdu.columns.names) if isinstance(hdu, fits.BinTableHDU) else {}
             if 'flux' in roles and ('wavelength' in roles or 'loglam' in roles):
