@@ -239,6 +239,22 @@ def table(cls: LSF,
     "Resolving power that changes along the spectrum."
     return cls('table', R, wavelength)
 
+@patch
+def sharper(self: LSF,
+    factor: float, # by which the resolving power is larger; below one for a broader one
+) -> LSF:
+    "The same shape at another resolving power."
+    return LSF(self.kind, self.value/factor if self.kind == 'fwhm' else self.value*factor, self.wavelength)
+
+@patch
+def broader(self: LSF,
+    other: LSF, # another line-spread function
+    grid: Grid, # where to compare them
+) -> LSF: # itself or `other` where one is broader everywhere, else a table
+    "The broader of two at each wavelength: what a spectrum can be brought to without sharpening it."
+    a, b, w = self.fwhm_at(grid.wavelength), other.fwhm_at(grid.wavelength), grid.wavelength
+    return self if (a >= b).all() else other if (b >= a).all() else LSF.table(w, w/np.maximum(a, b))
+
 @patch(cls_method=True)
 def from_dict(cls: LSF,
     d: dict, # what `to_dict` gave, or None
