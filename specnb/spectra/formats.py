@@ -228,7 +228,7 @@ def read_lamost(
     z, kind = card(h, 'Z'), str(card(h, 'CLASS', ''))
     rv, rv_err = _velocity(z, card(h, 'Z_ERR'), kind == 'STAR')
     number = lambda k: float(v) if isinstance(v := card(h, k), (int, float)) and v > -9000 else np.nan
-    known = dict(target_id=str(card(h, 'OBSID', '') or Path(path).name.split('.')[0]), ra=number('RA'), dec=number('DEC'), rv=rv, rv_err=rv_err,
+    known = dict(target_id=str(card(h, 'OBSID', Path(path).name.split('.')[0])), ra=number('RA'), dec=number('DEC'), rv=rv, rv_err=rv_err,
         redshift=number('Z'), survey_class=kind, survey_subclass=str(card(h, 'SUBCLASS', '')), snr_g=number('SNRG'))
     return Part(*_place(flux, ivar, start, step, 'lamost'), {k: [v] for k, v in known.items()}, 'lamost', SURVEY_LSF['lamost'])
 
@@ -243,8 +243,8 @@ def _file_lsf(survey, w, R):
     if not ok.any(): return SURVEY_LSF[survey], np.nan
     nominal, w, R = SURVEY_LSF[survey], w[ok], R[ok]
     if abs(np.median(R*nominal.fwhm_at(w)/w) - 1) < .08: return nominal, float(np.median(R))
-    nodes = np.arange(3500, 10500, 500.)
-    nodes = nodes[(nodes >= w[0]) & (nodes <= w[-1])]
+    inner = np.arange(3500, 10500, 500.)
+    nodes = np.concatenate([[round(w[0])], inner[(inner > w[0] + 1) & (inner < w[-1] - 1)], [round(w[-1])]])
     return LSF.table(nodes, np.round(np.interp(nodes, w, R), -1)), float(np.median(R))
 
 def _text(v): return (v.decode('latin1') if isinstance(v, bytes) else str(v)).strip()
@@ -278,7 +278,7 @@ def read_sdss(
     bad = (t['AND_MASK'].astype('i8') & _SDSS_BAD) > 0 if 'AND_MASK' in t.dtype.names else np.zeros(len(lw), bool)
     flux, ivar = checked(path, t['FLUX'][None], np.where(bad, np.minimum(t['IVAR'], 0), t['IVAR'])[None])
     with np.errstate(divide='ignore'): R = 1/(2.3548e-4*np.log(10)*(t['WDISP'].astype(float) if 'WDISP' in t.dtype.names else np.zeros(len(lw))))
-    lsf, median = _file_lsf('sdss', g.wavelength, np.where(ivar[0] > 0, R, np.nan))
+    lsf, median = _file_lsf('sdss', g.wavelength, R)
     known = dict(_sdss_known(hdus, raw), resolution=median)
     start, step = (float(x) for x in g.id[6:].split(',')[:2])
     return Part(*_place(flux, ivar, start, step, 'sdss'), {k: [v] for k, v in known.items()}, 'sdss', lsf)

@@ -199,13 +199,16 @@ def _from_arrow(name, col, unit):
 
 # %% ../../nbs/04_spectra.store.ipynb #94fd91dd
 @patch
-def _spectra(self: Store, t):
-    "An Arrow table of this store's columns as `Spectra`."
+def _batch(self: Store, t, pixels=None):
+    "An Arrow table of this store's columns as `Spectra`; pixels are its own when not given."
     units = self.header['units']
     table = Table([_from_arrow(k, t[k], units.get(k)) for k in t.column_names if k not in _WIDE])
-    try: flux, ivar = (_pixels(t[k], self.grid.n) for k in _WIDE)
+    return Spectra(*(pixels or [self._flat(t, k) for k in _WIDE]), self.grid, table, **self.meta)
+
+@patch
+def _flat(self: Store, t, k):
+    try: return _pixels(t[k], self.grid.n)
     except ValueError as e: raise ReadError(self.path, str(e)) from None
-    return Spectra(flux, ivar, self.grid, table, **self.meta)
 
 @patch
 def _arrow(self: Store, group, columns):
@@ -221,7 +224,7 @@ def read_group(self: Store,
     columns=None, # columns of the table wanted; default: all
 ) -> Spectra:
     "The stars of one row group."
-    return self._spectra(self._arrow(i, [*(self.colnames if columns is None else columns), *_WIDE]))
+    return self._batch(self._arrow(i, [*(self.colnames if columns is None else columns), *_WIDE]))
 
 @patch
 def __iter__(self: Store): return (self.read_group(i) for i in range(len(self.groups)))
@@ -258,21 +261,21 @@ def read(self: Store,
     columns=None, # columns of the table wanted; default: all
 ) -> Spectra:
     "The chosen stars in the order asked for; only the row groups they lie in are read."
-    rows, names = self._rows(rows, ids), [*(self.colnames if columns is None else columns), *_WIDE]
+    rows, names = self._rows(rows, ids), list(self.colnames if columns is None else columns)
     group = np.searchsorted(self.starts, rows, side='right') - 1
+    pixels = [np.empty((len(rows), self.grid.n), np.float32) for _ in _WIDE]
     parts, order = [self.schema.empty_table().select(names)], []
     for g in np.unique(group):
         k = np.flatnonzero(group == g)
-        t, local = self._arrow(g, names), rows[k] - self.starts[g]
-        whole = len(local) == len(t) and (local == np.arange(len(t))).all()
-        parts.append(t if whole else _take_rows(t, local))
+        t, local = self._arrow(g, [*names, *_WIDE]), rows[k] - self.starts[g]
+        for out, name in zip(pixels, _WIDE): out[_run(k)] = self._flat(t, name)[_run(local)]
+        parts.append(t.select(names).take(pa.array(local)))
         order.append(k)
     t = pa.concat_tables([p.replace_schema_metadata(None) for p in parts])
-    order = np.concatenate(order) if order else np.empty(0, int)
-    back = self._spectra(t)
-    return back if (order == np.arange(len(order))).all() else back[np.argsort(order)]
+    if order: t = t.take(pa.array(np.argsort(np.concatenate(order))))
+    return self._batch(t, pixels)
 
-def _take_rows(t, i): return t.slice(i[0], len(i)) if (np.diff(i) == 1).all() else t.take(pa.array(i))
+def _run(i): return slice(i[0], i[-1] + 1) if len(i) == i[-1] + 1 - i[0] and (np.diff(i) == 1).all() else i
 
 # %% ../../nbs/04_spectra.store.ipynb #257e55e4
 def read_store(
