@@ -48,6 +48,7 @@ def _header(raw, pos):
     cards = {text[i:i + 8].rstrip(): text[i + 10:i + 80] for i in range(0, len(text), 80) if text[i + 8:i + 10] == '= '}
     return cards, pos + ((end - pos)//2880 + 1)*2880
 
+# %% ../../nbs/06_spectra.formats.ipynb #608f3c7b
 def card(
     header: dict, # as in `HDU`
     key: str,
@@ -65,7 +66,7 @@ def card(
     try: return float(t.replace('D', 'E'))
     except ValueError: return default
 
-# %% ../../nbs/06_spectra.formats.ipynb #608f3c7b
+# %% ../../nbs/06_spectra.formats.ipynb #0ced0260
 def scan_fits(
     raw, # content of the file
     path, # its name, for the error
@@ -85,6 +86,7 @@ def scan_fits(
 
 def _shape(h): return [card(h, f'NAXIS{i}') for i in range(card(h, 'NAXIS'), 0, -1)]
 
+# %% ../../nbs/06_spectra.formats.ipynb #10965408
 def _data_size(h):
     "Bytes of data a header announces."
     shape = _shape(h)
@@ -103,6 +105,7 @@ def _image(raw, hdu):
     zero = card(hdu.header, 'BZERO', 0)
     return a if not zero else a.astype('i8') + int(zero)
 
+# %% ../../nbs/06_spectra.formats.ipynb #acd554b1
 def _bintable(raw, hdu):
     "Structured array of a binary table, names in upper case, without a copy."
     h, dtype = hdu.header, []
@@ -134,6 +137,7 @@ class Part:
     @property
     def key(self): return self.grid.id, self.survey, self.lsf, self.rest, self.normalised
 
+# %% ../../nbs/06_spectra.formats.ipynb #10cbba46
 def join(
     parts, # of `Part`
 ) -> list: # of `Part`, one for each grid and provenance, in the order they first appear
@@ -148,6 +152,7 @@ def join(
         out.append(Part(flux, ivar, ps[0].grid, cols, *ps[0].key[1:], units))
     return out
 
+# %% ../../nbs/06_spectra.formats.ipynb #887dbe84
 def gather(
     parts, # of `Part`
 ) -> list: # of `Spectra`, one for each grid and provenance
@@ -187,6 +192,7 @@ def _place(flux, ivar, start, step, survey):
     out[0, :, i:i + n], out[1, :, i:i + n] = flux, ivar
     return out[0], out[1], full
 
+# %% ../../nbs/06_spectra.formats.ipynb #e426a7b0
 def _velocity(z, z_err, star):
     "rv and its error in km/s from a redshift, NaN unless it is that of a star."
     ok = star and z is not None and z > -9000 and abs(z)*C_KMS < 1500
@@ -200,6 +206,7 @@ def _is_lamost(hdus):
 
 def _names(hdu): return {str(card(hdu.header, k)).upper() for k in hdu.header if k.startswith('TTYPE')}
 
+# %% ../../nbs/06_spectra.formats.ipynb #4eeb3654
 def _lamost_start(path, h, wave):
     "log10 of the first pixel and the step, from the header, else from a wavelength column."
     start, step = card(h, 'COEFF0'), card(h, 'COEFF1')
@@ -264,6 +271,7 @@ def _sdss_known(hdus, raw):
     return dict(target_id=_text(get('SPECOBJID', '')) or name, ra=float(get('PLUG_RA', np.nan)), dec=float(get('PLUG_DEC', np.nan)), rv=rv, rv_err=rv_err,
         redshift=z if warn == 0 else np.nan, survey_class=kind, survey_subclass=_text(get('SUBCLASS', '')), survey_flag=warn)
 
+# %% ../../nbs/06_spectra.formats.ipynb #10a69f4b
 def read_sdss(
     raw, # content of the file
     hdus: list, # from `scan_fits`
@@ -292,6 +300,7 @@ def _desi_image(raw, hdu, path):
     from astropy.io import fits
     with fits.open(path, memmap=False) as f: return f[hdu.name].data
 
+# %% ../../nbs/06_spectra.formats.ipynb #aa1b2c09
 def _desi_resolution(data):
     "R/wavelength of one arm, 1/A, from (n, bands, n_pix) diagonals of living spectra."
     d = np.median(data.astype('f4'), axis=0)
@@ -299,7 +308,7 @@ def _desi_resolution(data):
     total = d.sum(0)
     with np.errstate(all='ignore'): return 1/(2.3548*0.8*np.sqrt((d*k**2).sum(0)/total - ((d*k).sum(0)/total)**2))
 
-# %% ../../nbs/06_spectra.formats.ipynb #aa1b2c09
+# %% ../../nbs/06_spectra.formats.ipynb #152df899
 def _desi_arm(raw, named, arm, path, sums, R):
     "Add one arm to the weighted sums and fill in its resolution."
     lack = [k for k in ('WAVELENGTH', 'FLUX', 'IVAR') if f'{arm}_{k}' not in named]
@@ -319,6 +328,7 @@ def _desi_arm(raw, named, arm, path, sums, R):
     if f'{arm}_RESOLUTION' in named and len(live): R[cut] = w*_desi_resolution(_desi_image(raw, named[f'{arm}_RESOLUTION'], path)[live])
     return flux, ivar
 
+# %% ../../nbs/06_spectra.formats.ipynb #d685bcdf
 def read_desi(
     raw, # content of the file
     hdus: list, # from `scan_fits`

@@ -30,6 +30,7 @@ def detect(
     "What a file is by its content; ReadError when it cannot be opened."
     return _detect(path, load_bytes(path))[0]
 
+# %% ../../nbs/08_spectra.readers.ipynb #72411a9d
 def _detect(path, raw):
     "Kind of file, and the HDUs if it is FITS."
     if raw[:6] != b'SIMPLE':
@@ -55,6 +56,7 @@ def _read_specutils(path):
     name = Path(path).name.split('.')[0]
     return [Part(*checked(path, s.flux, s.ivar), s.grid, dict(target_id=[name]*len(s)), 'specutils', s.lsf) for s in spectra]
 
+# %% ../../nbs/08_spectra.readers.ipynb #641ea0cf
 def _read_parts(path, survey, options):
     "The parts of one file; anything wrong with it is a ReadError."
     try:
@@ -81,6 +83,7 @@ def _placed(path, parts):
         n += m
     return parts
 
+# %% ../../nbs/08_spectra.readers.ipynb #c1e6e2bf
 def _finish(parts):
     "Spectra of the parts, with S/N and the columns in order."
     batches = gather(parts)
@@ -89,6 +92,7 @@ def _finish(parts):
         s.table = s.table[[k for k in _FIRST] + [k for k in s.table.colnames if k not in _FIRST]]
     return batches
 
+# %% ../../nbs/08_spectra.readers.ipynb #b38cc40c
 def _check_options(survey, options):
     if survey not in _KINDS: raise ValueError(f'no survey called {survey!r}: choose from {", ".join(_KINDS)}')
     if bad := sorted(set(options) - {'unit', 'snr', 'resolution', 'air'}):
@@ -127,6 +131,7 @@ def _expand(path, base=''):
         for f in found: yield from _expand(f)
     else: yield text
 
+# %% ../../nbs/08_spectra.readers.ipynb #a41f1659
 def find_files(
     paths, # a path or a list of paths: files, folders, globs, '@list.txt'
 ) -> list: # of str, sorted
@@ -148,6 +153,7 @@ def _read_chunk(files, survey, options):
 
 def _cost(f): return 1 if f.endswith('.fits') else 3 if f.endswith('.gz') else 40     # relative time to read a file, quarters of a millisecond
 
+# %% ../../nbs/08_spectra.readers.ipynb #8b7d2e95
 def _workers(files, workers):
     "Number of processes worth starting: they cost seconds to start."
     if multiprocessing.parent_process() is not None: return 1
@@ -156,6 +162,7 @@ def _workers(files, workers):
 
 def _serial(chunks, survey, options): return (_read_chunk(c, survey, options) for c in chunks)
 
+# %% ../../nbs/08_spectra.readers.ipynb #c9237ccb
 def _parallel(chunks, survey, options, workers):
     "As `_serial`, in other processes, a bounded number of chunks ahead, in order."
     if getattr(multiprocessing.current_process(), '_inheriting', False): raise RuntimeError('guard read_many with if __name__ == "__main__"')
@@ -171,7 +178,7 @@ def _parallel(chunks, survey, options, workers):
         warnings.warn(f'reading in one process, others could not be used: {e}')
         yield from _serial(chunks[done:], survey, options)
 
-# %% ../../nbs/08_spectra.readers.ipynb #8b7d2e95
+# %% ../../nbs/08_spectra.readers.ipynb #505f27d9
 def iter_many(
     paths, # files, folders, globs, '@list.txt'
     survey: str = 'auto', # as for `read`
@@ -184,6 +191,7 @@ def iter_many(
     _check_options(survey, options)
     for parts, failed in _iter_parts(paths, survey, workers, progress, chunk, options): yield _finish(parts), failed
 
+# %% ../../nbs/08_spectra.readers.ipynb #9a0103a7
 def _iter_parts(paths, survey, workers, progress, chunk, options):
     files, done = find_files(paths), 0
     chunks = [files[i:i + chunk] for i in range(0, len(files), chunk)]
@@ -193,6 +201,7 @@ def _iter_parts(paths, survey, workers, progress, chunk, options):
         if progress: progress(done, len(files))
         yield result
 
+# %% ../../nbs/08_spectra.readers.ipynb #5bc3cdc4
 def read_many(
     paths, # files, folders, globs, '@list.txt'
     survey: str = 'auto', # as for `read`

@@ -41,6 +41,7 @@ def _wide(a):
     a = np.ascontiguousarray(a)
     return pa.FixedSizeListArray.from_arrays(pa.array(a.reshape(-1)), type=_list_type(pa.from_numpy_dtype(a.dtype), a.shape[1]))
 
+# %% ../../nbs/04_spectra.store.ipynb #5d1bcadf
 def _to_arrow(name, col):
     "A table column as an Arrow array; masked values become nulls."
     if not isinstance(col, Column): raise ValueError(f'column {name!r} is a {type(col).__name__}: store it as plain numbers or text')
@@ -61,6 +62,7 @@ def _header(s):
     d = dict(format=1, grid=s.grid.id, survey=s.survey, lsf=lsf, rest=bool(s.rest), normalised=s.normalised, units=units)
     return d if not s.grid.id.startswith('table') else {**d, 'wavelength': s.grid.wavelength.tolist()}
 
+# %% ../../nbs/04_spectra.store.ipynb #7af47a25
 def _arrow_table(s):
     "A batch as an Arrow table with its header in the schema's metadata."
     if bad := sorted(set(_WIDE) & set(s.table.colnames)): raise ValueError(f'the table has a column named {bad[0]!r} as the pixels are: rename it')
@@ -84,6 +86,7 @@ def _regroup(tables, size):
     if n: yield pa.concat_tables(held)
     elif first is not None and not done: yield first.empty_table()
 
+# %% ../../nbs/04_spectra.store.ipynb #86860723
 def _conform(t, schema):
     "A later batch cast to the columns of the first; ValueError where it is another kind of batch."
     a, b = (json.loads(x.metadata[_KEY]) for x in (schema, t.schema))
@@ -155,6 +158,7 @@ def _footer(path):
     try: return pq.read_metadata(path)
     except (pa.ArrowException, OSError) as e: raise ReadError(path, 'a Parquet file cut short or damaged', 'write or download it again') from e
 
+# %% ../../nbs/04_spectra.store.ipynb #1f48f471
 def _read_header(path, schema):
     "The specnb part of the metadata, or a ReadError that says what is missing."
     if lack := [k for k in _WIDE if k not in schema.names]:
@@ -164,6 +168,7 @@ def _read_header(path, schema):
         raise ReadError(path, 'has spectra but not the wavelengths specnb stores with them', fix)
     return json.loads(schema.metadata[_KEY])
 
+# %% ../../nbs/04_spectra.store.ipynb #59d15eb9
 def _check_same(path, schema, store):
     "Refuse a part file unlike the first."
     other, first = _read_header(path, schema), store.header
@@ -184,6 +189,7 @@ def _pixels(column, n):
     out = parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty((0, n))
     return out.astype(np.float32, copy=False)
 
+# %% ../../nbs/04_spectra.store.ipynb #94fd91dd
 def _from_arrow(name, col, unit):
     "An Arrow column as an astropy column; nulls become masked."
     col = col.combine_chunks() if isinstance(col, pa.ChunkedArray) else col
@@ -197,7 +203,7 @@ def _from_arrow(name, col, unit):
     a = a.astype(str) if text else a
     return Column(a, name=name, unit=unit) if null is None else MaskedColumn(a, name=name, unit=unit, mask=null)
 
-# %% ../../nbs/04_spectra.store.ipynb #94fd91dd
+# %% ../../nbs/04_spectra.store.ipynb #5f440499
 @patch
 def _batch(self: Store, t, pixels=None):
     "An Arrow table of this store's columns as `Spectra`; pixels are its own when not given."
@@ -205,6 +211,7 @@ def _batch(self: Store, t, pixels=None):
     table = Table([_from_arrow(k, t[k], units.get(k)) for k in t.column_names if k not in _WIDE])
     return Spectra(*(pixels or [self._flat(t, k) for k in _WIDE]), self.grid, table, **self.meta)
 
+# %% ../../nbs/04_spectra.store.ipynb #39757f39
 @patch
 def _flat(self: Store, t, k):
     try: return _pixels(t[k], self.grid.n)
@@ -218,6 +225,7 @@ def _arrow(self: Store, group, columns):
         with pq.ParquetFile(self.files[i]) as f: return f.read_row_group(g, columns=columns)
     except (pa.ArrowException, OSError) as e: raise ReadError(self.files[i], f'row group {g} is damaged', 'write or download it again') from e
 
+# %% ../../nbs/04_spectra.store.ipynb #c3fe5ac8
 @patch
 def read_group(self: Store,
     i: int, # which row group, 0 to len(store.groups) - 1
@@ -254,6 +262,7 @@ def _rows(self: Store, rows, ids):
     if len(rows) and (rows.min() < 0 or rows.max() >= len(self)): raise IndexError(f'rows must lie in 0 to {len(self) - 1}')
     return rows
 
+# %% ../../nbs/04_spectra.store.ipynb #29e89f4f
 @patch
 def read(self: Store,
     rows=None, # integer, slice, mask or index array; default: all

@@ -23,6 +23,7 @@ _NAMES = dict(
     variance=('variance', 'var', 'flux_var'), snr=('snr', 's/n'))
 _UNIT = dict(a='AA', aa='AA', angstrom='AA', angstroms='AA', nm='nm', um='um', micron='um', microns='um')
 
+# %% ../../nbs/07_spectra.tables.ipynb #02ccc3e8
 def find_columns(
     names, # column names
 ) -> dict: # role -> name; roles are wavelength, loglam, flux, ivar, sigma, variance, snr
@@ -54,6 +55,7 @@ def to_angstrom(
     if len(w) and np.isfinite(w).any(): _plausible(path, w, unit)
     return air_to_vacuum(w) if air or (m and m[1] and m[1].lower() == 'air') else w
 
+# %% ../../nbs/07_spectra.tables.ipynb #2a117abf
 def _plausible(path, w, unit):
     "Refuse wavelengths no optical or near-infrared spectrum has, guessing at the right unit in the message."
     lo, hi = np.nanmin(w), np.nanmax(w)
@@ -100,6 +102,7 @@ def _refill(w, *arrays):
     k = np.searchsorted(full, w)
     return full, *(_spread(a, k, len(full)) for a in arrays)
 
+# %% ../../nbs/07_spectra.tables.ipynb #ad3171ef
 def _spread(a, k, n):
     "Array (..., m) placed at pixels k of (..., n)."
     out = np.zeros((*a.shape[:-1], n), a.dtype)
@@ -123,6 +126,7 @@ def _meta_lsf(meta, resolution=None):
     if isinstance(meta.get('lsf'), dict): return LSF.from_dict(dict(meta['lsf']))
     return next((make(float(meta[k])) for k, make in _LSF_KEYS.items() if meta.get(k) not in (None, '')), None)
 
+# %% ../../nbs/07_spectra.tables.ipynb #9912d13d
 def _table_part(path, t, unit=None, snr=None, resolution=None, air=False):
     "A `Part` of the one spectrum in an astropy table."
     roles, meta = find_columns(t.colnames), {k.lower(): v for k, v in t.meta.items() if isinstance(k, str)}
@@ -142,7 +146,7 @@ def _table_part(path, t, unit=None, snr=None, resolution=None, air=False):
     rest, normalised = bool(meta.get('rest', False)), str(meta.get('normalised', ''))
     return Part(flux, ivar, grid, known, str(meta.get('survey', 'table')), _meta_lsf(meta, resolution), rest, normalised)
 
-# %% ../../nbs/07_spectra.tables.ipynb #9912d13d
+# %% ../../nbs/07_spectra.tables.ipynb #c97d02d8
 def read_text(
     raw: bytes, # content of the file
     path,
@@ -163,6 +167,7 @@ def read_text(
         raise ReadError(path, f'not a table of numbers ({why})', 'it needs a line of column names and as many values in each line') from None
     return _table_part(path, t, **options)
 
+# %% ../../nbs/07_spectra.tables.ipynb #aba01e66
 def read_fits_table(path, **options) -> Part:
     "A spectrum in a FITS table with recognisable columns: the first such table of the file."
     from astropy.io import fits
@@ -190,6 +195,7 @@ def _plain(col):
     if col.dtype.kind in 'iuf': return col.astype(float).filled(np.nan).tolist()
     return col.filled('' if col.dtype.kind == 'U' else False).tolist()
 
+# %% ../../nbs/07_spectra.tables.ipynb #b7e0c0d3
 def _lists(path, col):
     "A list column as one array a row."
     import pyarrow as pa
@@ -200,7 +206,7 @@ def _lists(path, col):
     ends = np.cumsum(np.asarray(col.value_lengths()))
     return np.split(flat, ends[:-1])
 
-# %% ../../nbs/07_spectra.tables.ipynb #b7e0c0d3
+# %% ../../nbs/07_spectra.tables.ipynb #26d207c0
 def read_parquet(
     path,
     unit=None, snr=None, resolution=None, air=False, # what the file does not say
@@ -224,6 +230,7 @@ def read_parquet(
     lists, lsf = {r: v for r, v in lists.items() if v is not None}, LSF.R(resolution) if resolution else None
     return _row_parts(path, waves, lists, scalars, lambda w: to_angstrom(path, w, wave, unit, air), snr, lsf)
 
+# %% ../../nbs/07_spectra.tables.ipynb #dda3cecf
 def _row_parts(path, waves, lists, scalars, angstrom, snr, lsf):
     "Group rows by their wavelengths, one `Part` each."
     groups, parts = {}, []

@@ -54,6 +54,7 @@ def _check_observed(s):
     if s.rest: raise ValueError('survey files hold spectra as observed: these are at rest')
     if s.normalised: raise ValueError('survey files hold flux: these spectra are normalised')
 
+# %% ../../nbs/05_spectra.writers.ipynb #2a035442
 def _value(s, i, name, default):
     "One value of the table, or the default where it is missing."
     if name not in s.table.colnames: return default
@@ -65,6 +66,7 @@ def _integer(s, i):
     m = re.search(r'\d{1,18}$', str(_value(s, i, 'target_id', '')))
     return int(m[0]) if m else i + 1
 
+# %% ../../nbs/05_spectra.writers.ipynb #8ecd0715
 def _log_lattice(s):
     "The batch on pixels log10(wavelength) = k/1e4, cut to those that hold data."
     if not (s.grid.id.startswith('log10') and s.grid.id.split(',')[1] == '0.0001'):
@@ -77,6 +79,7 @@ def _log_lattice(s):
 
 def _covers(s): return f'It covers {s.wavelength[0]:.0f} to {s.wavelength[-1]:.0f} A only.'
 
+# %% ../../nbs/05_spectra.writers.ipynb #855643c2
 def _save(hdus, path, gz):
     "Write FITS, gzipped without a time stamp so that the bytes repeat."
     raw = io.BytesIO()
@@ -100,6 +103,7 @@ def _lamost_header(s, i, name):
     h['COMMENT'] = _covers(s)
     return h
 
+# %% ../../nbs/05_spectra.writers.ipynb #73c7f5cf
 def _write_lamost(s, folder, gz=False, form='matrix'):
     "One file a star, in matrix or table form."
     s, paths = _log_lattice(s), []
@@ -127,6 +131,7 @@ def _sdss_tables(s, i):
         Z_ERR=np.array([_value(s, i, 'rv_err', 0.)/C_KMS], 'f4'), ZWARNING=np.array([4 if rv is None else 0], 'i4')))
     return coadd, spec
 
+# %% ../../nbs/05_spectra.writers.ipynb #b2bcaa22
 def _write_sdss(s, folder, gz=False):
     "One file a star."
     s, paths = _log_lattice(s), []
@@ -148,6 +153,7 @@ def _resolution(w, lsf, n, bands=11):
     k = np.exp(-.5*((np.arange(bands)[:, None] - bands//2)/sigma)**2)
     return np.broadcast_to((k/k.sum(0)).astype('f4'), (n, bands, len(w)))
 
+# %% ../../nbs/05_spectra.writers.ipynb #474cc5c1
 def _desi_arm(s, arm):
     "The HDUs of one arm, or none when nothing lies in it."
     g = Grid.linear(_ARMS[arm][0], 0.8, _ARMS[arm][1])
@@ -190,6 +196,7 @@ def _write_ecsv(s, folder, gz=False):
         t.write(paths[-1], format='ascii.ecsv', overwrite=True)
     return paths
 
+# %% ../../nbs/05_spectra.writers.ipynb #06e3b40e
 def write_survey(
     spectra: Spectra, # as observed, not normalised; target_id, ra, dec, rv and rv_err of the table go into the files where present
     folder, # made when it is not there
