@@ -6,6 +6,7 @@
 __all__ = ['MLP', 'to_input']
 
 # %% ../../nbs/20_models.mlp.ipynb #a39020c5
+from math import comb
 import numpy as np, torch
 from torch import nn
 from huggingface_hub import PyTorchModelHubMixin
@@ -30,6 +31,7 @@ class MLP(nn.Module, PyTorchModelHubMixin):
         std: list = None, # ... and this standard deviation
         low: list = None, # (n_label,) lowest label trained on
         high: list = None, # (n_label,) highest
+        degree: int = 3, # of the polynomial in the labels that says what a spectrum should look like, see `models.expect`
         card: dict = None, # how it was made and how good it is
     ):
         super().__init__()
@@ -40,6 +42,9 @@ class MLP(nn.Module, PyTorchModelHubMixin):
         for name, v, default in (('mean', mean, 0), ('std', std, 1), ('low', low, -np.inf), ('high', high, np.inf)):
             self.register_buffer(name, torch.tensor([default]*k if v is None else list(v), dtype=torch.float32), persistent=False)
         self.register_buffer('looked_at', torch.tensor((self.grid.wavelength >= self.window[0]) & (self.grid.wavelength <= self.window[1])), persistent=False)
+        self.degree = degree
+        self.register_buffer('expect', torch.zeros(comb(k + degree, degree), self.grid.n))
+        self.register_buffer('expect_limit', torch.tensor(torch.inf))
         sizes = [self.grid.n, *hidden]
         self.body = nn.Sequential(*[nn.Sequential(nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU(), nn.Dropout(dropout)) for a, b in zip(sizes, sizes[1:])])
         self.head = nn.Linear(sizes[-1], k*(1 + errors))

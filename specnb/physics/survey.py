@@ -154,9 +154,8 @@ def _vary_lines(flux, cont, grid, vary, rng):
 
 # %% ../../nbs/12_physics.survey.ipynb #9fcae0d0
 @lru_cache(maxsize=8)
-def _instrument_emulator(grid, lsf, mismatch, mismatch_seed):
+def _instrument_emulator(em, grid, lsf, mismatch, mismatch_seed):
     "The emulator at the instrument's resolution on pixels half as wide, over all it covers, with wrong line strengths if asked for."
-    em = _emulator()
     if mismatch: em = em.distort(line_factor(em.grid, mismatch, mismatch_seed))
     w = em.grid.wavelength
     step = .5*np.min(np.diff(np.log10(grid.wavelength)))
@@ -174,6 +173,7 @@ def simulate(
     mismatch_seed: int = 1, # which wrong line list
     label_noise=None, # (4,) standard deviations of errors on the labels; the true ones are then in `<label>_true`
     vary: Vary = None, # every star with line strengths and a resolution of its own; default: none
+    emulator: Emulator = None, # the physics; default: the shipped emulator
     labels=None, # (n, 4) labels to use instead of drawing them
     snr=None, # signal to noise a pixel instead of drawing it, scalar or (n,)
     rv=None, # (n,) km/s true velocities instead of drawing them
@@ -192,7 +192,7 @@ def simulate(
     flux, ivar = np.empty((n, ins.grid.n), np.float32), np.empty((n, ins.grid.n), np.float32)
     for k, i in enumerate(range(0, n, chunk)):
         s, crng = slice(i, i + chunk), np.random.default_rng([seed, 18, k])
-        em = _instrument_emulator(ins.grid, ins.lsf.sharper(sharpness[crng.integers(5)]) if vary else ins.lsf, float(mismatch), mismatch_seed)
+        em = _instrument_emulator(emulator or _emulator(), ins.grid, ins.lsf.sharper(sharpness[crng.integers(5)]) if vary else ins.lsf, float(mismatch), mismatch_seed)
         f, cover = _observe(em, y[s], error[s] if rest else rv[s], ins.grid, vary, crng)
         flux[s], v = _spoil(f, ins, snr[s].astype(np.float32), crng)
         ivar[s] = np.where(cover > 0, v, 0)
