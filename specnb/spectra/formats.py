@@ -51,7 +51,7 @@ def _header(raw, pos):
 # %% ../../nbs/06_spectra.formats.ipynb #608f3c7b
 def card(
     header: dict, # as in `HDU`
-    key: str,
+    key: str, # keyword
     default=None, # when there is no such card, or it is empty
 ): # str, bool, int or float
     "The value of one card."
@@ -135,7 +135,9 @@ class Part:
     normalised: str = ''
     units: dict = field(default_factory=lambda: UNITS)
     @property
-    def key(self): return self.grid.id, self.survey, self.lsf, self.rest, self.normalised
+    def key(self):
+        "What parts must share to be joined."
+        return self.grid.id, self.survey, self.lsf, self.rest, self.normalised
 
 # %% ../../nbs/06_spectra.formats.ipynb #10cbba46
 def join(
@@ -165,7 +167,7 @@ def gather(
 MIN_PIXELS = 100  # fewer good pixels than this are no spectrum
 
 def checked(
-    path,
+    path, # of the file, for the error
     flux, # (n, n_pix)
     ivar, # (n, n_pix), not cleaned yet
 ): # flux and ivar as they came
@@ -221,7 +223,7 @@ def _lamost_start(path, h, wave):
 def read_lamost(
     raw, # content of the file
     hdus: list, # from `scan_fits`
-    path,
+    path, # of the file, for the error and a missing id
 ) -> Part:
     "A LAMOST low-resolution spectrum, in either form."
     h = hdus[0].header
@@ -275,7 +277,7 @@ def _sdss_known(hdus, raw):
 def read_sdss(
     raw, # content of the file
     hdus: list, # from `scan_fits`
-    path,
+    path, # of the file, for the error and a missing id
 ) -> Part:
     "An SDSS or BOSS spec file."
     t = _bintable(raw, hdus[1])
@@ -332,7 +334,7 @@ def _desi_arm(raw, named, arm, path, sums, R):
 def read_desi(
     raw, # content of the file
     hdus: list, # from `scan_fits`
-    path,
+    path, # of the file, for the error and a missing id
 ) -> Part:
     "All rows of a DESI coadd or spectra file, arms merged."
     named, grid = {x.name: x for x in hdus}, SURVEY_GRID['desi']

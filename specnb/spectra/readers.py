@@ -151,13 +151,13 @@ def _read_chunk(files, survey, options):
         except ReadError as e: failed.append((f, e.reason))
     return join(parts), failed
 
-def _cost(f): return 1 if f.endswith('.fits') else 3 if f.endswith('.gz') else 40     # relative time to read a file, quarters of a millisecond
+def _cost(f): return .4e-3 if f.endswith('.fits') else 1e-3 if f.endswith('.gz') else 8e-3     # seconds to read a file, roughly
 
 # %% ../../nbs/08_spectra.readers.ipynb #8b7d2e95
 def _workers(files, workers):
     "Number of processes worth starting: they cost seconds to start."
     if multiprocessing.parent_process() is not None: return 1
-    if workers is None: workers = (os.cpu_count() or 1) if sum(map(_cost, files))*.25e-3 > 10 else 1
+    if workers is None: workers = (os.cpu_count() or 1) if sum(map(_cost, files)) > 20 else 1
     return min(workers, max(len(files)//2, 1))
 
 def _serial(chunks, survey, options): return (_read_chunk(c, survey, options) for c in chunks)

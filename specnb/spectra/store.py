@@ -28,7 +28,9 @@ class ReadError(ValueError):
         self.path, self.problem, self.fix = str(path), problem, fix
     def __str__(self): return f'{self.path}: {self.reason}'
     @property
-    def reason(self): return self.problem + (f'; {self.fix}' if self.fix else '')
+    def reason(self):
+        "The message without the path."
+        return self.problem + (f'; {self.fix}' if self.fix else '')
 
 # %% ../../nbs/04_spectra.store.ipynb #c5a69018
 _WIDE = ('flux', 'ivar')
@@ -141,7 +143,9 @@ class Store:
         self.grid = Grid.from_id(self.header['grid'], self.header.get('wavelength'))
         self.meta = dict(survey=self.header['survey'], lsf=LSF.from_dict(self.header['lsf']), rest=self.header['rest'], normalised=self.header['normalised'])
     @property
-    def colnames(self): return [k for k in self.schema.names if k not in _WIDE]
+    def colnames(self):
+        "Columns of the table."
+        return [k for k in self.schema.names if k not in _WIDE]
     def __len__(self): return int(self.starts[-1])
     def __repr__(self): return f'Store of {len(self):,} stars in {len(self.groups)} row groups, {self.path.name}\n{self.grid}\n{", ".join(self.colnames)}'
 

@@ -149,7 +149,7 @@ def _table_part(path, t, unit=None, snr=None, resolution=None, air=False):
 # %% ../../nbs/07_spectra.tables.ipynb #c97d02d8
 def read_text(
     raw: bytes, # content of the file
-    path,
+    path, # of the file, for the error and a missing id
     **options, # unit, snr, resolution, air: what the file does not say
 ) -> Part:
     "A spectrum in ECSV, CSV or a table with columns divided by blanks."
@@ -168,7 +168,10 @@ def read_text(
     return _table_part(path, t, **options)
 
 # %% ../../nbs/07_spectra.tables.ipynb #aba01e66
-def read_fits_table(path, **options) -> Part:
+def read_fits_table(
+    path, # FITS file
+    **options, # unit, snr, resolution, air: what the file does not say
+) -> Part:
     "A spectrum in a FITS table with recognisable columns: the first such table of the file."
     from astropy.io import fits
     with warnings.catch_warnings(action='ignore'), fits.open(path, memmap=False) as f:
@@ -208,8 +211,11 @@ def _lists(path, col):
 
 # %% ../../nbs/07_spectra.tables.ipynb #26d207c0
 def read_parquet(
-    path,
-    unit=None, snr=None, resolution=None, air=False, # what the file does not say
+    path, # Parquet file
+    unit=None, # of the wavelengths, where neither column name nor field metadata says
+    snr: float = None, # per pixel, where there is no uncertainty
+    resolution: float = None, # R, if known
+    air: bool = False, # wavelengths are in air
 ) -> list: # of `Part`
     "Spectra from a specnb store, or from a Parquet table with a list of wavelengths in each row."
     import pyarrow.parquet as pq

@@ -28,10 +28,10 @@ SURVEY_LSF = dict(
 
 # %% ../../nbs/05_spectra.writers.ipynb #e1d19101
 def example_stars(
-    n: int = 3,
+    n: int = 3, # number of stars
     grid: Grid = None, # default: that of the emulator's range on the LAMOST lattice
     snr: float = 50, # per pixel
-    seed: int = 0,
+    seed: int = 0, # of the noise and the velocities
     survey: str = 'lamost', # whose resolution they have
 ) -> Spectra: # with target_id, ra, dec, rv and rv_err in the table
     "Toy spectra for examples and tests: a sloping continuum, noise, a dead pixel, the lines of Hβ and Mg b shifted by each star's velocity."
