@@ -117,6 +117,16 @@ def unscale(self: MLP,
     err = torch.exp(out[:, k:].clamp(-8, 6)/2)*self.std if self.errors else torch.full_like(out, torch.nan)
     return out[:, :k]*self.std + self.mean, err
 
+# %% ../../nbs/20_models.mlp.ipynb #66bedb39
+@patch
+def widen(self: MLP,
+    factor, # (n_label,) by which to multiply the errors the network quotes
+):
+    "Make the quoted errors larger (or smaller), by the bias of the variances."
+    k = len(self.labels)
+    if not self.errors: raise ValueError('this network quotes no errors')
+    with torch.no_grad(): self.head.bias[k:] += 2*torch.log(torch.as_tensor(np.asarray(factor), dtype=torch.float32, device=self.head.bias.device))
+
 # %% ../../nbs/20_models.mlp.ipynb #732a8e67
 @patch
 def predict(self: MLP,

@@ -82,7 +82,7 @@ def log(cls: Grid,
 ) -> Grid:
     "A grid uniform in log10 of the wavelength: one pixel is one velocity step."
     start, step = round(float(start), 10), round(float(step), 12)
-    return cls(10**(start + step*np.arange(n)), f'log10({start:.10g},{step:.10g},{int(n)})', log=True)
+    return cls(10**(start + step*np.arange(n)), f'log10({start!r},{step!r},{int(n)})', log=True)
 
 @patch(cls_method=True)
 def linear(cls: Grid,
@@ -92,7 +92,7 @@ def linear(cls: Grid,
 ) -> Grid:
     "A grid uniform in wavelength."
     start, step = round(float(start), 8), round(float(step), 10)
-    return cls(start + step*np.arange(n), f'linear({start:.10g},{step:.10g},{int(n)})')
+    return cls(start + step*np.arange(n), f'linear({start!r},{step!r},{int(n)})')
 
 # %% ../../nbs/00_spectra.grid.ipynb #d5b84e5b
 LRS_GRID = Grid.log(3.602, 1e-4, 1462)

@@ -1,0 +1,141 @@
+"""Train the networks that ship with specnb.
+
+    python data/build_weights.py --miles PATH/miles.npz [--out specnb/assets/models] [--work build/weights]
+
+Two networks, the same architecture and inputs:
+
+lrs-sim   trained on simulated LAMOST spectra only. Every star has line strengths and a resolution of its own (domain randomisation).
+lrs       lrs-sim, then adapted on real stars: the stars of `miles.npz` correct the emulator, and a mixture of newly simulated and the real
+          stars trains on. How well that works is measured by cross-validation over the MILES stars; the shipped network uses all of them.
+
+`miles.npz` holds 472 stars of MILES (Sanchez-Blazquez et al. 2006; labels of Cenarro et al. 2007), also distributed with the package sdss-mangadap.
+Takes about 25 minutes on 2 cores. Interrupted, it continues."""
+import argparse, copy
+from pathlib import Path
+import numpy as np
+from astropy.table import Table, vstack
+from specnb import __version__
+from specnb.spectra.grid import Grid, LRS_GRID, LSF, air_to_vacuum
+from specnb.spectra.container import Spectra
+from specnb.physics.correct import typical_alpha
+from specnb.physics.emulator import LABELS, Emulator
+from specnb.physics.survey import Vary, simulate
+from specnb.models.mlp import MLP
+import specnb.models.expect
+from specnb.learn.data import Augment, split_by_id
+from specnb.learn.metrics import score
+from specnb.learn.train import fit
+
+CHECK = simulate('lamost', 500, seed=3)
+WINDOW = [4300, 5600]   # A; bluewards the synthetic spectra are least like real ones
+SIM = dict(flat=.3, vary=Vary(lines=.25, lines_width=8., resolution=.15))
+CORRECTED = dict(flat=.3, vary=Vary(lines=.12, lines_width=8., resolution=.15))
+REAL = Augment(noise=.8, rv=8, ripple=.01, dead=.2, lines=.1, lines_width=8)
+
+def read_miles(path):
+    "The MILES stars on the networks' grid: at rest, 2.5 A FWHM or the resolution of LAMOST, whichever is broader."
+    z = np.load(path)
+    grid = Grid.from_wavelength(air_to_vacuum(z['wave_air']))
+    flux = z['flux']/np.median(z['flux'], axis=1, keepdims=True)
+    t = Table(dict(target_id=[f'miles-{i}' for i in z['id']], teff=z['labels'][:, 0], logg=z['labels'][:, 1], fe_h=z['labels'][:, 2]))
+    s = Spectra(flux, np.where(flux > 0, 1e4, 0), grid, t, survey='miles', lsf=LSF.fwhm(2.5), rest=True)        # S/N about 100
+    return s.to(LRS_GRID, s.lsf.broader(LSF.R(1800), grid))
+
+def in_range(s): return np.array((s.table['teff'] > 4300) & (s.table['teff'] < 6800))
+
+def pretrain(work, n, epochs):
+    "The network that saw simulations only."
+    s = simulate('lamost', n, seed=11, **SIM)
+    part = split_by_id(s.table['target_id'], valid=.05, test=.05)
+    y = np.stack([s.table[k] for k in LABELS], 1)[part == 'train']
+    model = MLP(labels=list(LABELS), window=WINDOW, mean=y.mean(0).tolist(), std=y.std(0).tolist(), low=[4300, 0, -2.5, -.15], high=[6750, 5, .5, .5])
+    fit(model, s, np.flatnonzero(part == 'train'), np.flatnonzero(part == 'valid'), epochs, lr=2e-3, augment=Augment(), checkpoint=work/'lrs-sim.safetensors', seed=1)
+    model.learn_expected(s[np.flatnonzero(part == 'train')[:20000]])
+    return model
+
+def adapt(start, miles, stars, work, name, n, epochs, repeat):
+    "A copy of `start` adapted on these real stars (indices into `miles`)."
+    real = miles[stars]
+    em = Emulator.load().corrected(real)
+    s = simulate('lamost', n, seed=12, emulator=em, **CORRECTED).normalise()
+    rng, r = np.random.default_rng(13), real.normalise()
+    i = np.tile(np.arange(len(r)), repeat)
+    snr = np.clip(50*10**(.3*rng.normal(size=len(i))), 8, 150)[:, None]
+    flux = r.flux[i] + rng.normal(size=(len(i), r.grid.n))/snr
+    both = Spectra(np.concatenate([s.flux, flux]), np.concatenate([s.ivar, r.good[i]*snr**2]), LRS_GRID,
+                   vstack([s.table[['target_id', *LABELS]], real.table[i][['target_id', *LABELS[:3]]]]), 'lamost and miles', s.lsf, True, s.normalised)
+    model = MLP(**{**config(start)})
+    model.load_state_dict(start.state_dict())
+    valid = split_by_id(s.table['target_id'], valid=.05, test=0) == 'valid'
+    train = np.concatenate([np.flatnonzero(~valid), len(s) + np.arange(len(i))])
+    fit(model, both, train, np.flatnonzero(valid), epochs, lr=8e-4, augment=REAL, checkpoint=work/f'{name}.safetensors', seed=2)
+    model.learn_expected(s[:20000])
+    return model
+
+def config(m): return {k: v for k, v in m._hub_mixin_config.items() if k != 'card'}
+
+def scores(pred, err, s, which):
+    "Scores of dwarfs, giants and all."
+    truth, out = np.stack([np.asarray(s.table[k], float) for k in LABELS[:3]], 1), []
+    for name, k in (('dwarfs', truth[:, 1] >= 3.5), ('giants', truth[:, 1] < 3.5), ('all', np.ones(len(s), bool))):
+        t = score(pred[k, :3], truth[k], LABELS[:3], err=err[k, :3])
+        t = t[t['subset'] == 'full']
+        t['stars'], t['what'] = name, which
+        out.append(t)
+    return vstack(out)
+
+def ship(model, out, **card):
+    "Half precision, checked to change nothing, written with its card."
+    model.set_card(version=__version__, made_by='python data/build_weights.py', inputs='flux over its running mean (Gaussian of 50 A), 4300 to 5600 A, vacuum, at rest', **card)
+    copy.deepcopy(model).half().save_pretrained(out)
+    before, after = (m.predict(CHECK)[0] for m in (model, MLP.from_pretrained(out)))
+    print(f'{out}: half precision changes labels by at most', np.abs(after - before).max(0))
+    print(f'{out}: {sum(f.stat().st_size for f in out.iterdir())/1e6:.1f} MB')
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument('--miles', type=Path, required=True)
+parser.add_argument('--out', type=Path, default=Path(__file__).parent.parent/'specnb/assets/models')
+parser.add_argument('--work', type=Path, default=Path('build/weights'), help='checkpoints and reports')
+parser.add_argument('--stars', type=int, default=90_000)
+parser.add_argument('--epochs', type=int, default=14)
+parser.add_argument('--adapt-stars', type=int, default=30_000)
+parser.add_argument('--adapt-epochs', type=int, default=6)
+parser.add_argument('--folds', type=int, default=5)
+parser.add_argument('--repeat', type=int, default=15, help='copies of each real star in the mixture, each with noise of its own')
+
+def main():
+    a = parser.parse_args()
+    a.work.mkdir(parents=True, exist_ok=True)
+    miles = read_miles(a.miles)
+    fgk = miles[in_range(miles)]
+    done = a.work/'pretrained'
+    if not done.exists(): pretrain(a.work, a.stars, a.epochs).save_pretrained(done)
+    sim = MLP.from_pretrained(done)
+    report = [scores(*sim.predict(fgk), fgk, 'MILES, zero-shot')]
+    report[-1].pprint(max_lines=-1, max_width=-1)
+
+    fold = np.random.default_rng(5).permutation(len(fgk)) % a.folds
+    pred, err, excess = np.full((len(fgk), 4), np.nan), np.full((len(fgk), 4), np.nan), np.full(len(fgk), np.nan)
+    for k in range(a.folds):
+        folder = a.work/f'fold{k}'
+        if not folder.exists(): adapt(sim, fgk, np.flatnonzero(fold != k), a.work, f'run{k}', a.adapt_stars, a.adapt_epochs, a.repeat).save_pretrained(folder)
+        model, test = MLP.from_pretrained(folder), np.flatnonzero(fold == k)
+        pred[test], err[test] = model.predict(fgk[test])
+        excess[test] = model.excess(fgk[test])
+    report.append(scores(pred, err, fgk, f'MILES, adapted, {a.folds}-fold cross-validation'))
+    report[-1].pprint(max_lines=-1, max_width=-1)
+
+    folder = a.work/'adapted'
+    if not folder.exists(): adapt(sim, fgk, np.arange(len(fgk)), a.work, 'run', a.adapt_stars, a.adapt_epochs, a.repeat).save_pretrained(folder)
+    model = MLP.from_pretrained(folder)
+    factor = np.array([np.quantile(np.abs(pred[:, j] - fgk.table[k])/err[:, j], .6827) for j, k in enumerate(LABELS[:3])] + [1.])
+    model.widen(np.maximum(factor, 1))                      # errors as large as the cross-validation on real stars shows them to be
+    model.expect_limit.fill_(float(np.quantile(excess, .99)))
+    sim.set_limit(fgk)
+    t = vstack(report)
+    t.write(a.work/'scores.ecsv', overwrite=True)
+    rows = [dict(zip(t.colnames, [v.item() if hasattr(v, 'item') else v for v in r])) for r in t]
+    ship(sim, a.out/'lrs-sim', trained_on=f'{a.stars} simulated LAMOST stars', scores=[r for r in rows if 'zero-shot' in r['what']])
+    ship(model, a.out/'lrs', trained_on=f'lrs-sim, then {a.adapt_stars} simulated stars with corrected physics and {len(fgk)} stars of MILES', error_factor=factor.round(3).tolist(), scores=[r for r in rows if 'adapted' in r['what']])
+
+if __name__ == '__main__': main()
