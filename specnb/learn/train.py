@@ -6,7 +6,7 @@
 __all__ = ['label_loss', 'split_layers', 'Checkpoint', 'learner', 'fit', 'calibrate']
 
 # %% ../../nbs/32_learn.train.ipynb #d15cc58d
-import builtins, json, os, sys
+import builtins, json, os, sys, tempfile
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 import numpy as np, torch
@@ -37,7 +37,7 @@ def label_loss(
 
 # %% ../../nbs/32_learn.train.ipynb #2423d10a
 def split_layers(
-    model: MLP,
+    model: MLP, # whose layers to group
 ) -> list: # of lists of parameters, from the spectrum to the labels
     "One parameter group a layer."
     return [params(layer) for layer in model.body] + [params(model.head)]
@@ -107,7 +107,7 @@ def learner(
     cbs=None, # fastai callbacks
 ) -> Learner:
     "A fastai Learner with one parameter group a layer."
-    return Learner(dls, model, loss_func=label_loss, opt_func=Adam, splitter=split_layers, wd=wd, cbs=cbs)
+    return Learner(dls, model, loss_func=label_loss, opt_func=Adam, splitter=split_layers, wd=wd, cbs=cbs, path=Path(tempfile.gettempdir()))     # where lr_find puts its scratch file
 
 def _watched():
     "Whether somebody is looking: a notebook or a terminal."
@@ -156,5 +156,5 @@ def calibrate(
     pull = ((out[:, :k] - y).abs()*torch.exp(-out[:, k:].clamp(-8, 6)/2)).cpu().numpy()
     known = np.isfinite(pull)
     factor = np.array([np.quantile(p[g], .6827) if g.sum() > 20 else 1. for p, g in zip(pull.T, known.T)])
-    with torch.no_grad(): model.head.bias[k:] += torch.tensor(2*np.log(np.maximum(factor, 1e-3)), dtype=torch.float32, device=model.head.bias.device)
+    model.widen(np.maximum(factor, 1e-3))
     return factor

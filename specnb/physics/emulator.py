@@ -192,8 +192,18 @@ def jacobian(self: Emulator,
 ) -> torch.Tensor: # (n, n_pix, 4) float32: d flux / d (K, dex, dex, dex)
     "Derivative of the normalised flux with respect to the labels."
     x = torch.atleast_2d(torch.as_tensor(np.asarray(labels), dtype=torch.float64))
-    d = torch.func.vmap(torch.func.jacfwd(self.coefficients), chunk_size=256)(x)[:, :len(self.basis)]
-    return torch.einsum('nkl,kp->npl', d.float(), self.basis)
+    return torch.cat([torch.einsum('nkl,kp->npl', self._slopes(c).float(), self.basis) for c in x.split(1024)])
+
+@patch
+def _slopes(self: Emulator, x):
+    "(n, k, 4) float64: derivative of the coefficients of the normalised flux, through 5 r^3 (x - node) and the scaling."
+    y, nodes, W = _scaled(x), _scaled(self.nodes), self.weights[:, :len(self.basis)]
+    diff = y[:, None] - nodes
+    r2 = diff.square().sum(-1)
+    r3, n = 5*r2*r2.sqrt(), len(nodes)
+    quad = torch.func.vmap(torch.func.jacfwd(_quadratic))(y)
+    scale = torch.stack([-1.5*5040/.2/x[:, 0]**2, *torch.tensor([.5, 1, .25/.3], dtype=x.dtype)[:, None].expand(-1, len(x))], -1)
+    return torch.stack([(r3*diff[..., i]) @ W[:n] + quad[..., i] @ W[n:] for i in range(4)], -1)*scale[:, None]
 
 # %% ../../nbs/10_physics.emulator.ipynb #5cf87d08
 @patch

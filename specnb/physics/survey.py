@@ -13,6 +13,7 @@ import numpy as np, torch
 from astropy.table import Table
 from scipy.ndimage import gaussian_filter1d
 from ..spectra.grid import Grid, LRS_GRID, LSF, resample
+from ..spectra.lines import BALMER
 from ..spectra.container import Spectra
 from .emulator import LABELS, Emulator
 
@@ -143,12 +144,13 @@ class Vary:
     "Domain randomisation: how much each star differs from the nominal physics and instrument."
     lines: float = .25 # relative error of line strengths (standard deviation)
     lines_width: float = 8. # its correlation length, A
+    hydrogen: float = .05 # the same for Balmer lines, whose strengths no line list can get wrong
     resolution: float = .15 # the resolving power is up to this share higher or lower
 
 def _vary_lines(flux, cont, grid, vary, rng):
     "Absorption of a chunk multiplied by smooth random curves, one a star."
     k = smooth_noise(rng, flux.shape, vary.lines_width/np.median(np.diff(grid.wavelength)))
-    k *= vary.lines
+    k *= np.where((np.abs(grid.wavelength[:, None] - BALMER) < 15).any(1), min(vary.hydrogen, vary.lines), vary.lines).astype(np.float32)
     k += 1
     return cont - (cont - flux)*np.clip(k, .05, None, out=k)
 
