@@ -125,12 +125,12 @@ def write_simulated(
     files: tuple = None, # (format, folder) to write files as well, see `write_survey`
     seed: int = 0, # same seed, same bytes
     progress=None, # called with (stars done, stars in all)
-    **kwargs, # batch, flat, rest, mismatch, label_noise, vary: see `stream`
+    **kwargs, # batch, flat, rest (default: unless there are files), mismatch, label_noise, vary: see `stream`
 ) -> int: # bytes of the store
     "Write a simulated survey as a store, as files of a survey's format, or both of the same stars."
     if out: _check_out(Path(out))
     part = _new_folder(files[1]) if files else None
-    batches = _counted(stream(survey, n, seed, **kwargs), n, progress or (lambda *_: None))
+    batches = _counted(stream(survey, n, seed, **{'rest': not files, **kwargs}), n, progress or (lambda *_: None))
     try:
         if files: batches = _written(batches, files[0], part, n > kwargs.get('batch', 8192))
         if out: write_store(batches, out)

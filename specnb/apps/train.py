@@ -7,9 +7,10 @@ __all__ = ['is_simulated', 'scores', 'train_stars', 'card_text', 'save_trained',
 
 # %% ../../nbs/52_apps.train.ipynb #aa4a7c2a
 import argparse, json, os, re, shlex, shutil, sys, time
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
-import numpy as np
+import numpy as np, torch
 from astropy.table import Table
 from fastai.torch_core import set_seed
 from .. import __version__
@@ -138,7 +139,7 @@ def train_stars(
     model = _continued(init, y[sets['train']]) if init else _new_model(source, labels, y[sets['train']], window, resolution)
     run = dict(epochs=epochs, lr=lr or (5e-4 if init else 2e-3), seed=seed)
     state = folder and _state_file(folder, {**run, 'config': model._hub_mixin_config}, ids[used], y, model)
-    bound = _BOUND_FROM if is_simulated(source.meta['survey'], ids[used]) else 0
+    bound = _BOUND_FROM if is_simulated(source.meta['survey'], ids[used]) and set(LABELS) <= set(source.table.colnames) else 0
     survey, (source, rows) = source.meta['survey'], loaded(source, used)
     source, (train, valid, test) = on_grid(source, model), (rows[sets[k]] for k in ('train', 'valid', 'test'))
     stars = dict(train=len(train), valid=len(valid), test=len(test), holdout=len(ids) - len(used))
@@ -146,7 +147,7 @@ def train_stars(
     learn = fit(model, source, train, valid, bs=min(512, max(len(train)//8, 16)), checkpoint=state, progress=progress, **run)
     _learn_expected(model, source, train, valid, seed)
     table = scores(model, source, test, bound, allow_missing)
-    model.set_card(version=__version__, survey=survey, simulated=bool(bound), stars=stars, **run, best_epoch=learn.checkpoint.best_epoch, scores=_plain(table))
+    model.set_card(version=__version__, survey=survey, simulated=is_simulated(survey, ids[used]), stars=stars, **run, best_epoch=learn.checkpoint.best_epoch, scores=_plain(table))
     return model, table
 
 def _plain(table): return [{k: v.item() if hasattr(v, 'item') else v for k, v in zip(table.colnames, row)} for row in table]
@@ -170,7 +171,7 @@ def card_text(
         'epochs': c.get('epochs'), 'highest learning rate': c.get('lr'), 'seed': c.get('seed'), 'command': f"`{c['command']}`" if 'command' in c else None, 'specnb': c.get('version')}
     facts = '\n'.join(f'- {k}: {v}' for k, v in made.items() if v not in (None, ''))
     return _CARD.format(labels=', '.join(model.labels), n=model.n_parameters, lo=w[0], hi=w[-1], grid=model.grid, lsf=model.lsf, norm=model.normalise, facts=facts, scores=_score_lines(c),
-        limit=_LIMIT if c.get('simulated') else '', ranges=_ranges(model), origin=_ORIGIN[bool(c.get('simulated'))])
+        limit=_LIMIT if 'crlb' in _score_lines(c) else '', ranges=_ranges(model), origin=_ORIGIN[bool(c.get('simulated'))])
 
 # %% ../../nbs/52_apps.train.ipynb #5c253140
 _ORIGIN = {True: 'It was trained on simulated spectra; real ones differ from them, so expect larger errors on real stars than the table shows.',
@@ -230,7 +231,7 @@ def save_trained(
     for f in folder.glob('unfinished-*'): f.unlink()
 
 # %% ../../nbs/52_apps.train.ipynb #90674e78
-_STARS, _EPOCHS, _FLAT, _WINDOW = dict(quick=30_000, full=90_000), dict(quick=12, full=30), .3, (4300., 5600.)
+_STARS, _EPOCHS, _FLAT, _WINDOW = dict(quick=30_000, full=90_000), dict(quick=16, full=30), .3, (4300., 5600.)
 
 def simulated_training(
     n: int, # stars
@@ -260,6 +261,7 @@ def _parser():
     p.add_argument('--window', type=numbers(2), metavar='LO,HI', help='wavelengths looked at by a new network, vacuum A (default: all of a store, 4300,5600 of the simulation)')
     p.add_argument('--resolution', type=number(float, 100, 1e6), metavar='R', help='resolving power, where the store does not know')
     p.add_argument('--allow-missing', action='store_true', help='labels that are NaN or null do not count')
+    p.add_argument('--threads', type=number(int, 1, 1024), default=1, metavar='N', help='processor cores (default 1); the same seed gives the same network on the same number')
     p.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder for model.safetensors, config.json, README.md and scores.ecsv')
     return p
 
@@ -276,19 +278,27 @@ def _open(data, n, seed, init):
     s = simulated_training(n, seed, not init, progress_line('stars simulated'))
     return s, f'{n:,} simulated LAMOST stars, seed {seed}'
 
-def _work(data, labels, init, holdout, quick, n, epochs, lr, seed, window, resolution, allow_missing, out, command):
+@contextmanager
+def _threads(n):
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try: yield
+    finally: torch.set_num_threads(before)
+
+def _work(data, labels, init, holdout, quick, n, epochs, lr, seed, window, resolution, allow_missing, threads, out, command):
     _check_usage(data, init, window, n, resolution)
     start, size = time.monotonic(), 'quick' if quick else 'full'
     out.mkdir(parents=True, exist_ok=True)
     model = load_model(init) if init else None
-    source, what = _open(data, n or _STARS[size], seed, init)
-    print(f'{what}: {len(source):,} stars after {time.monotonic() - start:.0f} s', flush=True)
-    if not (data or init): window = window or _WINDOW
-    held = read_holdout(holdout, star_ids(source.table)) if holdout else ()
-    try: model, table = train_stars(source, labels, held, model, window, epochs or _EPOCHS[size], lr, seed, resolution, allow_missing, out, sys.stdout.isatty(), lambda s: print(s, flush=True))
-    except KeyboardInterrupt:
-        print('interrupted: the same command continues after the last epoch', file=sys.stderr)
-        raise
+    with _threads(threads):
+        source, what = _open(data, n or _STARS[size], seed, init)
+        print(f'{what}: {len(source):,} stars after {time.monotonic() - start:.0f} s', flush=True)
+        window = window or (None if data or init else _WINDOW)
+        held = read_holdout(holdout, star_ids(source.table)) if holdout else ()
+        try: model, table = train_stars(source, labels, held, model, window, epochs or _EPOCHS[size], lr, seed, resolution, allow_missing, out, sys.stdout.isatty(), lambda s: print(s, flush=True))
+        except KeyboardInterrupt:
+            print('interrupted: the same command continues after the last epoch', file=sys.stderr)
+            raise
     model.set_card(trained_on=what, command=command, **(dict(init=init) if init else {}))
     save_trained(model, table, out)
     print('\n'.join(table.pformat(max_lines=-1, max_width=-1)))
