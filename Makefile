@@ -60,7 +60,7 @@ pytest: env
 	$(BIN)/python -m pytest tests
 
 bench: env
-	$(BIN)/python -m pytest tests/bench -s -q -o python_files='bench_*.py'
+	$(BIN)/python -m pytest tests/bench -s -q -W ignore -o python_files='bench_*.py' -o python_functions='bench_*'
 
 docs: env readme docs-check
 	@if command -v quarto >/dev/null; then $(BIN)/nbdev_docs && $(BIN)/python tools/readme.py && echo 'the site is in _docs/'; \
