@@ -9,6 +9,7 @@ __all__ = ['split_by_id', 'Augment', 'SpectraLoader', 'loaders']
 from dataclasses import dataclass
 from hashlib import blake2b
 import numpy as np, torch
+from torch.nn.functional import max_pool1d
 from fastai.data.core import DataLoaders
 from fastcore.basics import patch
 from ..spectra.container import Spectra
@@ -47,6 +48,7 @@ class Augment:
     ripple: float = .01 # relative error of the calibration, smooth over `ripple_width`
     ripple_width: float = 80. # pixels
     dead: float = .2 # chance of a dead stretch
+    deep: float = .2 # chance that the cores of the deepest lines are masked, as outlier rejection in early LAMOST releases does
     lines: float = 0. # relative error of line strengths, smooth over `lines_width`
     lines_width: float = 3. # pixels
     def __call__(self,
@@ -71,6 +73,9 @@ class Augment:
             at, length, hit = u()*m, u()*50, u() < self.dead
             x = torch.arange(m)
             ivar = ivar*~(hit & (x >= at) & (x < at + length))
+        if self.deep:
+            core = (flux < .5 + .3*u()) & (u() < self.deep)
+            ivar = ivar*(max_pool1d(core.float()[:, None], 5, 1, 2)[:, 0] == 0)
         return flux, ivar
 
 # %% ../../nbs/31_learn.data.ipynb #2d641f31
