@@ -57,6 +57,7 @@ def convert(
     nb.metadata = {'language_info': {'name': 'python'}}
     text, res = MarkdownExporter().from_notebook_node(nb, {'output_files_dir': PICTURES, 'unique_key': 'index'})
     text = re.sub(r'[ \t]+$', '', from_root(text), flags=re.M)
+    text = re.sub(r'```python\n+```\n', '', text)                     # a cell whose code is not for readers
     text = NOTE + re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
     return {'README.md': text.encode(), **{str(k): v for k, v in res['outputs'].items()}}
 

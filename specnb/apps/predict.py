@@ -6,19 +6,18 @@
 __all__ = ['REASONS', 'FORMATS', 'Flag', 'reasons', 'label', 'predict', 'write_table', 'summary', 'main']
 
 # %% ../../nbs/54_apps.predict.ipynb #3d38757c
-import argparse, hashlib, json, os, shutil, sys, time
+import argparse, hashlib, os, shutil, time
 from enum import IntFlag
 from pathlib import Path
 import numpy as np
 from astropy.table import Table, vstack
-from ..spectra.grid import LSF
 from ..spectra.container import Spectra
 from ..spectra.store import ReadError, Store
 from ..spectra.readers import find_files, iter_many
 from ..physics.rv import MIN_QUALITY, measure_rv
 from ..models.mlp import MLP
 from .hub import DEFAULT, load_model
-from .simulate import number, progress_line, run_command, wrong_usage
+from .command import number, progress_line, run_command, wrong_usage
 
 # %% ../../nbs/54_apps.predict.ipynb #22549839
 class Flag(IntFlag):
@@ -49,8 +48,8 @@ def _velocity(spectra):
     rv, err = column('rv'), column('rv_err')
     if spectra.rest: return np.nan_to_num(rv), err, np.zeros(n, bool)
     m = measure_rv(spectra)
-    found = np.asarray(m['quality']) >= MIN_QUALITY
     seen, seen_err, known = np.asarray(m['rv'], float), np.asarray(m['rv_err'], float), np.isfinite(rv)
+    found = (np.asarray(m['quality']) >= MIN_QUALITY) & (seen_err < 30)                     # km/s; noise now and then looks like a star, but a vague one
     far = found & (np.abs(rv - seen) > 50 + 5*np.nan_to_num(seen_err))
     bad = np.where(known, far, ~found)
     use = ~known & np.isfinite(seen)
@@ -91,14 +90,18 @@ def label(
     flag = sum(np.where(on, int(bit), 0) for bit, on in bits)
     return _rows(spectra, model, snr, rv, rv_err, y, err, flag)
 
+_DIGITS = dict(teff=1, logg=3, fe_h=3, alpha_fe=3)  # far below any error
+
+def _rounded(x, digits): return np.round(np.asarray(x, dtype=float), digits)
+
 def _rows(spectra, model, snr, rv, rv_err, y, err, flag):
     "The output table."
     t, n = spectra.table, len(spectra)
     get = lambda k, default: np.ma.filled(t[k], default) if k in t.colnames else np.full(n, default)
     out = Table(dict(path=get('path', ''), index=get('index', -1) if 'index' in t.colnames else np.arange(n), target_id=get('target_id', '').astype(str), ra=get('ra', np.nan), dec=get('dec', np.nan),
-                     survey=get('survey', spectra.survey) if 'survey' in t.colnames else np.full(n, spectra.survey), snr=np.round(snr, 2), rv=rv, rv_err=rv_err))
-    for j, k in enumerate(model.labels): out[k] = y[:, j]
-    for j, k in enumerate(model.labels): out[f'{k}_err'] = err[:, j]
+                     survey=get('survey', spectra.survey) if 'survey' in t.colnames else np.full(n, spectra.survey), snr=_rounded(snr, 1), rv=_rounded(rv, 2), rv_err=_rounded(rv_err, 2)))
+    for j, k in enumerate(model.labels): out[k] = _rounded(y[:, j], _DIGITS.get(k, 4))
+    for j, k in enumerate(model.labels): out[f'{k}_err'] = _rounded(err[:, j], _DIGITS.get(k, 4))
     out['flag'] = flag.astype(np.int32)
     out['reason'] = [reasons(f) for f in flag]
     return out
@@ -134,8 +137,8 @@ def _label_group(path, g, model, min_snr):
     store = Store(path)
     s = store.read_group(g)
     t = label(s, model, min_snr)
-    if 'path' not in s.table.colnames: t['path'] = str(path)
-    if 'index' not in s.table.colnames: t['index'] = np.arange(store.starts[g], store.starts[g + 1])
+    if 'path' not in s.table.colnames: t.replace_column('path', [str(path)]*len(t))
+    if 'index' not in s.table.colnames: t.replace_column('index', np.arange(store.starts[g], store.starts[g + 1]))
     return t
 
 # %% ../../nbs/54_apps.predict.ipynb #4daecd53

@@ -151,7 +151,7 @@ def plot(self: Spectra,
     for species, c in zip(mark, ('#D55E00', '#0072B2', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')):
         for j, w in enumerate(lines(species, lo, hi, min_strength=strength, kind='atom')['wavelength']): ax.axvline(w, c=c, lw=.9, alpha=.6, zorder=0, label=species if j == 0 else None)
     ax.set(xlim=(lo, hi), xlabel=f'vacuum wavelength (Å){"" if self.rest else ", as observed"}', ylabel='normalised flux' if self.normalised else 'flux')
-    if mark: ax.legend(fontsize=8, loc='lower right')
+    if mark: ax.legend(fontsize=8, loc='lower right', ncol=len(mark))
     return ax
 
 # %% ../../nbs/03_spectra.container.ipynb #9898acf6
