@@ -182,6 +182,15 @@ def main():
     report.append(scores(pred[known], err[known], fgk, f'MILES, adapted, {a.folds}-fold cross-validation'))
     report[-1].pprint(max_lines=-1, max_width=-1)
 
+    order = np.random.default_rng(6).permutation(np.flatnonzero(known))
+    few, rest = order[:200], order[200:]                    # the question a user has: two hundred labelled stars, what about the others?
+    folder = a.work/'few'
+    if not folder.exists(): adapt(sim, miles, few, a.work, 'run-few', a.adapt_stars, a.adapt_epochs, a.repeat).save_pretrained(folder)
+    model = MLP.from_pretrained(folder)
+    y, e = model.predict(miles[rest])
+    report.append(scores(y, e*factor, miles[rest], f'MILES, adapted on {len(few)} stars, tested on the {len(rest)} others'))
+    report[-1].pprint(max_lines=-1, max_width=-1)
+
     folder = a.work/'adapted'
     if not folder.exists(): adapt(sim, miles, np.arange(len(miles)), a.work, 'run', a.adapt_stars, a.adapt_epochs, a.repeat).save_pretrained(folder)
     model = MLP.from_pretrained(folder)
