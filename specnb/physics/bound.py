@@ -52,6 +52,8 @@ def _fisher(em, x, noise, width, rv_err):
         NN, DN = torch.empty(len(x), k, k, dtype=torch.float64), ((D*(w*f)[:, None]) @ B).double()
         NN[:, i, j] = NN[:, j, i] = ((w*f*f) @ (B[:, i]*B[:, j])).double()
         F = _project(torch.cat([torch.cat([F, DN], 2), torch.cat([DN.mT, NN], 2)], 1), k, torch.zeros(k, dtype=torch.float64))
+        used = (w > 0).float()
+        F = F*(used.sum(1) >= D.shape[1] + (used @ (B > 0).float() > 0).sum(1))[:, None, None]      # fewer pixels than unknowns say nothing
     return _project(F, 1, torch.tensor([1/rv_err**2], dtype=torch.float64)) if rv_err > 0 else F
 
 # %% ../../nbs/11_physics.bound.ipynb #27bec993
