@@ -93,6 +93,10 @@ def scores(pred, err, s, which):
         out.append(t)
     return vstack(out)
 
+HEAD = """| stars | label | n | sigma | bias | R2 | within 1 error | within 2 |
+|---|---|---|---|---|---|---|---|
+"""
+
 CARD = """# {name}
 
 {what}
@@ -109,10 +113,8 @@ CARD = """# {name}
 ## How good
 {measured}
 
-| stars | label | n | sigma | bias | R2 | within 1 error | within 2 |
-|---|---|---|---|---|---|---|---|
 {scores}
-
+{few}
 sigma is the biweight scale of predicted minus catalogue (K for teff, dex for the others) and includes the errors of the catalogue. [alpha/Fe] has been tested on simulations only.{widened}
 
 ## Where not to use
@@ -123,11 +125,12 @@ trained on{flagged}. The physics behind the simulations is LTE, without TiO and 
 def card_text(name, m):
     "The model card."
     c = m.card
-    rows = '\n'.join('| {stars} | {label} | {n} | {sigma:.3g} | {bias:+.3g} | {r2:.3f} | {cover1:.2f} | {cover2:.2f} |'.format(**r) for r in c['scores'])
+    table = lambda rows: '\n'.join('| {stars} | {label} | {n} | {sigma:.3g} | {bias:+.3g} | {r2:.3f} | {cover1:.2f} | {cover2:.2f} |'.format(**r) for r in rows)
+    few = '' if not c.get('few') else f'\nThe same recipe with few stars ({c["few"][0]["what"]}; not the network shipped):\n\n{HEAD}{table(c["few"])}\n'
     f = c.get('flagged_in_cross_validation')
     flagged = '' if not f else '; of MILES stars not trained on it flagged ' + ', '.join(f'{v} ({k})' for k, v in f.items())
     widened = ' The errors were widened, by one factor a label, until the 68 % interval covered in this cross-validation.' if 'error_factor' in c else ''
-    return CARD.format(widened=widened, name=name, window=f'{m.window[0]:.0f} to {m.window[1]:.0f}', grid=m.grid.id, lsf=m.lsf, labels=', '.join(m.labels), n=m.n_parameters, scores=rows, flagged=flagged, **{k: c[k] for k in ('what', 'trained_on', 'made_by', 'version', 'measured')})
+    return CARD.format(widened=widened, name=name, window=f'{m.window[0]:.0f} to {m.window[1]:.0f}', grid=m.grid.id, lsf=m.lsf, labels=', '.join(m.labels), n=m.n_parameters, scores=HEAD + table(c['scores']), few=few, flagged=flagged, **{k: c[k] for k in ('what', 'trained_on', 'made_by', 'version', 'measured')})
 
 def ship(model, out, **card):
     "Half precision, checked to change nothing, written with its card."
@@ -201,6 +204,6 @@ def main():
     t.write(a.work/'scores.ecsv', overwrite=True)
     rows = [dict(zip(t.colnames, [v.item() if hasattr(v, 'item') else v for v in r])) for r in t]
     ship(sim, a.out/'lrs-sim', what='Knows simulations only: to be carried to other surveys, and to show what simulation alone is worth on real stars.', measured='On real stars of MILES, zero-shot:', trained_on=f'{a.stars} simulated LAMOST stars', scores=[r for r in rows if 'zero-shot' in r['what']])
-    ship(model, a.out/'lrs', what='The network to use on real spectra of LAMOST, DESI, SDSS and the like.', measured='On real stars of MILES, by cross-validation:', trained_on=f'lrs-sim, then {a.adapt_stars} simulated stars with corrected physics and {len(miles)} stars of MILES, {len(fgk)} of them with all labels', flagged_in_cross_validation=foreign, error_factor=factor.round(3).tolist(), scores=[r for r in rows if 'adapted' in r['what']])
+    ship(model, a.out/'lrs', what='The network to use on real spectra of LAMOST, DESI, SDSS and the like.', measured='On real stars of MILES, by cross-validation:', trained_on=f'lrs-sim, then {a.adapt_stars} simulated stars with corrected physics and {len(miles)} stars of MILES, {len(fgk)} of them with all labels', flagged_in_cross_validation=foreign, error_factor=factor.round(3).tolist(), scores=[r for r in rows if 'cross-validation' in r['what']], few=[r for r in rows if 'adapted on' in r['what']])
 
 if __name__ == '__main__': main()
