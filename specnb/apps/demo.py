@@ -57,6 +57,12 @@ def scatter_by_snr(
     order = np.array_split(np.argsort(snr), bins)
     return np.array([np.median(snr[i]) for i in order]), np.array([np.diff(np.quantile(residual[i], [.1587, .8413]))[0]/2 for i in order])
 
+def _running(x, y, bins=6):
+    "Medians of y in bins of x."
+    order = np.array_split(np.argsort(x), bins)
+    return [np.median(x[i]) for i in order], [np.median(y[i]) for i in order]
+
+# %% ../../nbs/55_apps.demo.ipynb #3c7f7017
 def _axis(label): return '{} ({})'.format(*NAMES[label])
 
 def figure(
@@ -92,11 +98,6 @@ def figure(
     fig.suptitle('Simulated stars: labels read off spectra of the survey trained on, and of another')
     fig.tight_layout()
     return fig
-
-def _running(x, y, bins=6):
-    "Medians of y in bins of x."
-    order = np.array_split(np.argsort(x), bins)
-    return [np.median(x[i]) for i in order], [np.median(y[i]) for i in order]
 
 # %% ../../nbs/55_apps.demo.ipynb #73a706b5
 def write_files(

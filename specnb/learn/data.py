@@ -40,6 +40,7 @@ def _smooth(n, m, width, rng):
     i, t = at.long().clamp(max=k - 2), at % 1
     return (x[:, i]*(1 - t) + x[:, i + 1]*t)/torch.sqrt((1 - t)**2 + t**2)
 
+# %% ../../nbs/31_learn.data.ipynb #d9b3e616
 @dataclass
 class Augment:
     "Random changes of normalised spectra, drawn for each star and batch."
@@ -106,20 +107,26 @@ class SpectraLoader:
         s = s if s.normalised else s.normalise(**self.model.normalise)
         y = np.stack([np.ma.filled(np.ma.asarray(s.table[k], dtype=float), np.nan) for k in self.model.labels], 1)
         return torch.from_numpy(s.flux), torch.from_numpy(s.ivar), self.model.scale(y)
-    @property
-    def n(self) -> int:
-        "Number of stars."
-        return len(self.rows)
     def __len__(self): return max(self.n//self.bs, 1) if self.shuffle else -(-self.n//self.bs)
-    def to(self,
-        device, # where batches go
-    ):
-        "Move the batches to a device."
-        self.device = torch.device(device)
-        return self
-    def new(self, **kwargs):
-        "The same stars in another way (fastai asks for it)."
-        return self
+
+# %% ../../nbs/31_learn.data.ipynb #acd5dab6
+@patch(as_prop=True)
+def n(self: SpectraLoader) -> int: # of those used
+    "Number of stars."
+    return len(self.rows)
+
+@patch
+def to(self: SpectraLoader,
+    device, # where batches go
+) -> SpectraLoader: # itself
+    "Move the batches to a device."
+    self.device = torch.device(device)
+    return self
+
+@patch
+def new(self: SpectraLoader, **kwargs) -> SpectraLoader: # itself
+    "The same stars in another way (fastai asks for it)."
+    return self
 
 # %% ../../nbs/31_learn.data.ipynb #43905749
 @patch

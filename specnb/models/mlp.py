@@ -48,16 +48,20 @@ class MLP(nn.Module, PyTorchModelHubMixin):
         sizes = [self.grid.n, *hidden]
         self.body = nn.Sequential(*[nn.Sequential(nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU(), nn.Dropout(dropout)) for a, b in zip(sizes, sizes[1:])])
         self.head = nn.Linear(sizes[-1], k*(1 + errors))
-    def set_card(self,
-        **facts, # how it was made, on what, how good it is
-    ):
-        "Facts that travel with the weights."
-        self.card = {**self.card, **facts}
-        self._hub_mixin_config = {**(self._hub_mixin_config or {}), 'card': self.card}
-    @property
-    def n_parameters(self) -> int:
-        "Trainable numbers."
-        return sum(p.numel() for p in self.parameters())
+
+# %% ../../nbs/20_models.mlp.ipynb #527d7bfc
+@patch(as_prop=True)
+def n_parameters(self: MLP) -> int: # what training adjusts
+    "Trainable numbers."
+    return sum(p.numel() for p in self.parameters())
+
+@patch
+def set_card(self: MLP,
+    **facts, # how it was made, on what, how good it is
+):
+    "Facts that travel with the weights."
+    self.card = {**self.card, **facts}
+    self._hub_mixin_config = {**(self._hub_mixin_config or {}), 'card': self.card}
 
 # %% ../../nbs/20_models.mlp.ipynb #1b2abb36
 def to_input(

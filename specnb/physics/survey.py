@@ -165,6 +165,7 @@ def _instrument_emulator(em, grid, lsf, mismatch, mismatch_seed):
     fine = Grid.log(lo, step, int((np.log10(w[-1]) - 2e-5 - lo)/step))
     return em.on(fine, lsf)
 
+# %% ../../nbs/12_physics.survey.ipynb #75dd34f6
 def simulate(
     survey, # name ('lamost', 'desi', 'sdss') or an `Instrument`
     n: int, # stars
