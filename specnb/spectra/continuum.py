@@ -25,7 +25,7 @@ def _prepare(flux, ivar):
     scale = np.where(scale > 1e-30, scale, 1)[:, None].astype(np.float32)
     return f/scale, good, scale
 
-def _by_chunks(function, flux, ivar, chunk=256):
+def _by_chunks(function, flux, ivar, chunk=512):
     "`function(flux, ivar)` over cache-sized chunks of stars on a few threads, its outputs joined."
     flux, ivar = np.atleast_2d(flux), np.atleast_2d(ivar)
     if flux.shape != ivar.shape: raise ValueError(f'flux {flux.shape} and ivar {ivar.shape} differ in shape')
@@ -84,7 +84,7 @@ def _smoother(grid, width):
     S = CubicSpline(nodes, np.eye(len(nodes)))(w).T
     return tuple(np.where(np.abs(a) > 1e-9, a, 0).astype(np.float32) for a in (G, S))      # denormal numbers would make the products slow
 
-def _running(f, good, grid, width):
+def _running(f, good, ivar, grid, width=50.):
     "Smoothed flux (n, n_pix); 0 where nothing usable is near. Cosmic rays, above twice the rough curve, have no part in it."
     G, S = _smoother(grid, float(width))
     p = _flatten(f, good, grid)
@@ -106,7 +106,7 @@ def running_mean(
     "Gaussian-smoothed copy of each spectrum."
     def one(flux, ivar):
         f, good, scale = _prepare(flux, ivar)
-        return _running(f, good, grid, width)*scale
+        return _running(f, good, ivar, grid, width)*scale
     return _by_chunks(one, flux, ivar)
 
 # %% ../../nbs/02_spectra.continuum.ipynb #68e98940
@@ -134,9 +134,12 @@ def _solve(B, BB, ij, P, weight, f):
     return (np.linalg.solve(A, ((weight*f) @ B)[..., None])[..., 0]).astype(np.float32) @ B.T
 
 # %% ../../nbs/02_spectra.continuum.ipynb #8f07e42d
-def _envelope(f, good, weight, grid, spacing, low, high, iterations, balmer):
+def _envelope(f, good, ivar, grid, spacing=200., low=1., high=3., iterations=4, balmer=15.):
+    "Upper envelope (n, n_pix); 0 for a star without a good pixel."
     B, BB, ij, P, free = _basis(grid, float(spacing), float(balmer))
-    p = _flatten(f, good, grid)
+    p = _flatten(f, good, grid, passes=2)
+    weight = np.where(good, ivar, 0).astype(np.float32)
+    weight /= np.maximum(weight.max(1, keepdims=True), 1e-30)
     f, weight = f/p, weight*free*p**2
     keep = good & (f > .9) & (f < 2)
     for _ in range(iterations):
@@ -145,7 +148,7 @@ def _envelope(f, good, weight, grid, spacing, low, high, iterations, balmer):
         s = np.sqrt(np.einsum('ij,ij,ij->i', r, r, keep)/np.maximum(np.count_nonzero(keep, axis=1), 1))
         s = np.maximum(s, 3e-3)[:, None].astype(np.float32)
         keep = good & (r > -low*s) & (r < high*s)
-    return c*p
+    return np.where(good.any(1, keepdims=True), c*p, 0)
 
 def envelope(
     flux: np.ndarray, # (n, n_pix) flux density, any linear unit
@@ -160,14 +163,11 @@ def envelope(
     "Continuum of every star of a batch: splines fitted with asymmetric clipping."
     def one(flux, ivar):
         f, good, scale = _prepare(flux, ivar)
-        weight = np.where(good, ivar, 0).astype(np.float32)
-        weight /= np.maximum(weight.max(1, keepdims=True), 1e-30)
-        c = _envelope(f, good, weight, grid, spacing, low, high, iterations, balmer)*scale
-        return np.where(good.any(1, keepdims=True), c, 0)
+        return _envelope(f, good, ivar, grid, spacing, low, high, iterations, balmer)*scale
     return _by_chunks(one, flux, ivar)
 
 # %% ../../nbs/02_spectra.continuum.ipynb #b696d060
-METHODS = dict(running=running_mean, envelope=envelope)
+METHODS = dict(running=_running, envelope=_envelope)
 
 def normalise(
     flux: np.ndarray, # (n, n_pix) flux density, any linear unit
@@ -180,7 +180,7 @@ def normalise(
     if method not in METHODS: raise ValueError(f'unknown method {method!r}: choose from {", ".join(METHODS)}')
     def one(flux, ivar):
         f, good, scale = _prepare(flux, ivar)
-        c = METHODS[method](f, np.where(good, ivar, 0), grid, **kwargs)
+        c = METHODS[method](f, good, ivar, grid, **kwargs)
         with np.errstate(over='ignore'): ivar = np.where(good, ivar, 0)*np.square(c*scale, dtype=float)
         ok = good & (c > .01) & (ivar > 1e-30) & (ivar < 1e30)
         return np.where(ok, f/np.where(ok, c, 1), 1).astype(np.float32), np.where(ok, ivar, 0).astype(np.float32)
