@@ -127,3 +127,20 @@ def test_labels_do_not_depend_on_units_or_response(stars):
     a, b = label(stars), label(stars._with(stars.flux*q, stars.ivar/q**2))
     clean = a['flag'] == 0
     assert np.median(np.abs(a['teff'] - b['teff'])[clean]) < 5 and np.median(np.abs(a['fe_h'] - b['fe_h'])[clean]) < .01
+
+
+def test_cgs_units_do_not_matter(tmp_path, stars):
+    from astropy import units as u
+    cgs, s = u.Unit('erg s-1 cm-2 AA-1'), stars[:1]
+    error = 1/np.sqrt(np.where(s.good[0], s.ivar[0], 1e-4).astype(float))
+    for name, k in (('one', 1.), ('faint', 1e-19)):
+        Table([s.wavelength*u.AA, s.flux[0].astype(float)*k*cgs, error*k*cgs], names=('wavelength', 'flux', 'error'), meta=dict(resolution=1800)).write(tmp_path/f'{name}.ecsv')
+    t = predict(tmp_path)
+    assert np.isfinite(t['teff']).all() and abs(t['teff'][0] - t['teff'][1]) < 1 and t['flag'][0] == t['flag'][1]
+
+
+def test_no_velocity_is_not_zero():
+    s = simulate('lamost', 3, seed=1, rest=False)
+    del s.table['rv'], s.table['rv_err']
+    t = label(s._with(ivar=s.ivar*0))
+    assert np.isnan(t['rv']).all() and ((t['flag'] & Flag.BAD_RV) > 0).all()

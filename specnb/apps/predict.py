@@ -42,24 +42,24 @@ def reasons(
 
 # %% ../../nbs/54_apps.predict.ipynb #d34ef75c
 def _velocity(spectra):
-    "(rv, rv_err, bad) km/s of each star: the file's, or else the measured one; bad where neither can be trusted."
+    "(rv, rv_err, bad) km/s of each star: the file's, or else the measured one, NaN where there is neither; bad where it cannot be trusted."
     n, t = len(spectra), spectra.table
     column = lambda k: np.ma.filled(np.ma.asarray(t[k], dtype=float), np.nan) if k in t.colnames else np.full(n, np.nan)
     rv, err = column('rv'), column('rv_err')
-    if spectra.rest: return np.nan_to_num(rv), err, np.zeros(n, bool)
+    if spectra.rest: return rv, err, np.zeros(n, bool)
     m = measure_rv(spectra)
     seen, seen_err, known = np.asarray(m['rv'], float), np.asarray(m['rv_err'], float), np.isfinite(rv)
     found = (np.asarray(m['quality']) >= MIN_QUALITY) & (seen_err < 30)                     # km/s; noise now and then looks like a star, but a vague one
     far = found & (np.abs(rv - seen) > 50 + 5*np.nan_to_num(seen_err))
     bad = np.where(known, far, ~found)
     use = ~known & np.isfinite(seen)
-    return np.where(known, rv, np.where(use, seen, 0)), np.where(known, err, np.where(use, seen_err, np.nan)), bad
+    return np.where(known, rv, np.where(use, seen, np.nan)), np.where(known, err, np.where(use, seen_err, np.nan)), bad
 
 def _at_rest(spectra, model):
     "The batch on the model's grid, no sharper than the model's resolution, at rest; with rv, rv_err, bad velocity, coarse resolution."
     rv, err, bad = _velocity(spectra)
     table = spectra.table.copy()
-    table['rv'] = rv
+    table['rv'] = np.nan_to_num(rv)                                                      # where nothing is known, as it is
     s = spectra._with(table=table)
     lsf = s.lsf and s.lsf.broader(model.lsf, s.grid)
     w = model.grid.wavelength[model.looked_at.numpy()]

@@ -170,7 +170,7 @@ def checked(
     path, # of the file, for the error
     flux, # (n, n_pix)
     ivar, # (n, n_pix), not cleaned yet
-): # flux and ivar as they came
+): # flux and ivar, in units a power of ten larger where single precision could not hold them
     "Refuse a file in which no spectrum can be used, saying why."
     finite, nonzero, positive = np.isfinite(flux), flux != 0, ivar > 0
     again = 'is this a failed observation?'
@@ -181,7 +181,10 @@ def checked(
         raise ReadError(path, what, again if 'no' in what else 'was an error or a logarithm stored as ivar?')
     n = (finite & nonzero & positive & np.isfinite(ivar)).sum(1).max()
     if n < MIN_PIXELS: raise ReadError(path, f'only {n} good pixels', f'at least {MIN_PIXELS} are needed')
-    return flux, ivar
+    size = np.median(np.abs(flux[finite & nonzero]))
+    if 1e-10 < size < 1e10: return flux, ivar
+    unit = 10.**np.floor(np.log10(size))
+    return np.asarray(flux, float)/unit, np.asarray(ivar, float)*unit**2
 
 # %% ../../nbs/06_spectra.formats.ipynb #34a4c8eb
 def _place(flux, ivar, start, step, survey):
