@@ -18,7 +18,7 @@ from . import continuum
 def _clean(flux, ivar):
     "float32 copies in which anything unusable (not finite, ivar not positive) has flux 0 and ivar 0."
     largest = np.max(ivar, initial=0, where=np.isfinite(ivar))
-    if largest > 3e38: raise ValueError(f'an inverse variance of {largest:.0e} does not fit single precision: give flux and ivar in larger units, such as 1e-17 erg/s/cm2/A')
+    if largest > np.finfo(np.float32).max: raise ValueError(f'an inverse variance of {largest:.0e} does not fit single precision: give flux and ivar in larger units, such as 1e-17 erg/s/cm2/A')
     flux, ivar = np.atleast_2d(np.asarray(flux, dtype=np.float32)), np.atleast_2d(np.asarray(ivar, dtype=np.float32))
     if flux.shape != ivar.shape: raise ValueError(f'flux {flux.shape} and ivar {ivar.shape} differ in shape')
     ok = np.isfinite(flux) & np.isfinite(ivar) & (ivar > 0)
