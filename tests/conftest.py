@@ -2,9 +2,14 @@
 import os, sys
 from pathlib import Path
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT/'tools'))
+
+# the same examples on every run of the continuous integration; new ones, any of which may find something, on a desk
+settings.register_profile('ci', derandomize=True, deadline=None)
+if os.environ.get('CI'): settings.load_profile('ci')
 
 
 @pytest.fixture(scope='session')
