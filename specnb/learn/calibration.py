@@ -164,18 +164,19 @@ def simulated_posterior(
     model: MLP, # any network of the four labels
     survey='lamost', # name or `Instrument` of the stars to simulate
     n: int = 12000, # stars, a tenth of them to choose the epoch, a tenth to be tested on
-    how: str = 'scale', # recalibration on the validation stars, see `Posterior.recalibrate`
+    how: str = None, # recalibration on the validation stars, see `Posterior.recalibrate`; default: none, the flow covers as fitted
     seed: int = 101, # another than that of the stars the network was trained on
     vary: Vary = Vary(), # how much each star differs from the nominal physics
     emulator=None, # the physics; default: the shipped emulator
     **kwargs, # passed to `fit_posterior`
 ) -> Posterior: # on the network
     "A posterior from simulated stars."
-    s = simulate(survey, n, seed, flat=.3, vary=vary, emulator=emulator)
+    s = simulate(survey, n, seed, flat=.3, vary=vary, emulator=emulator, chunk=128)
     s = s.to(model.grid, s.lsf.broader(model.lsf, s.grid)).normalise(**model.normalise)
     part = split_by_id(s.table['target_id'])
     train, valid, test = (np.flatnonzero(part == k) for k in ('train', 'valid', 'test'))
-    post = fit_posterior(model, s, train, valid, seed=seed, **kwargs).recalibrate(s[valid], how=how)
+    post = fit_posterior(model, s, train, valid, seed=seed, **kwargs)
+    if how: post.recalibrate(s[valid], how=how)
     t = calibration(post.sample(s[test]), true_labels(post.labels, s[test]), post.labels)
     post.set_card(simulated=True, survey=s.survey, recalibrated=how, calibration=[{k: v.item() for k, v in zip(t.colnames, row)} for row in t])
     return post

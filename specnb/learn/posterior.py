@@ -220,7 +220,7 @@ def _train(post, train, valid, epochs, lr, wd, bs, rng, show):
     opt = torch.optim.AdamW(post.parameters(), lr=lr, weight_decay=wd)
     cycle = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=max(epochs*steps, 2))
     with torch.no_grad(): history, best = [_loss(post, *valid).item()], _copied(post)
-    for epoch in progress_bar(range(epochs), display=show):
+    for epoch in progress_bar(range(epochs)) if show else range(epochs):
         c, z = train[epoch % len(train)]
         for i in torch.randperm(len(c), generator=rng).split(bs):
             opt.zero_grad()
