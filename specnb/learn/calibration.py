@@ -63,8 +63,8 @@ def sbc_ranks(
 
 # %% ../../nbs/38_learn.calibration.ipynb #55fb52d7
 def _uniform(r, n):
-    "Ranks to (0, 1), spread evenly within their steps."
-    return (r + np.random.default_rng(0).random(np.shape(r)))/(n + 1)
+    "Ranks (n_star, k) to (0, 1), spread evenly within their steps."
+    return (r + np.random.default_rng(0).random((len(r), 1)))/(n + 1)
 
 def uniformity(
     r, # (n_star,) or (n_star, k) ranks, NaN left out
