@@ -6,14 +6,18 @@
 __all__ = ['typical_alpha']
 
 # %% ../../nbs/14_physics.correct.ipynb #8d49477e
+from collections import namedtuple
 import numpy as np, torch
 from astropy.table import Table
 from fastcore.basics import patch
-from ..spectra.grid import LSF
+from scipy import sparse
+from scipy.interpolate import BSpline
+from ..spectra.grid import C_KMS, LSF, Grid, _overlap, lsf_matrix
 from ..spectra.container import Spectra
-from ..spectra.continuum import normalise
+from ..spectra.continuum import normalise, running_mean
 from .emulator import LABELS, Emulator, _quadratic, _scaled
-from .survey import apogee
+from .bound import _continuum_basis
+from .survey import _instrument_emulator, apogee
 
 # %% ../../nbs/14_physics.correct.ipynb #a0e18fba
 def typical_alpha(
@@ -26,49 +30,238 @@ def typical_alpha(
     return np.interp(fe_h, mid, med)
 
 # %% ../../nbs/14_physics.correct.ipynb #1cf8ca89
+def _rebinning(src, dst):
+    "(n_dst, n_src) sparse matrix of flux-conserving resampling."
+    first, visits = _overlap(src.edges, dst.edges)
+    i = first[:, None] + np.arange(visits)
+    j = np.minimum(i, src.n - 1)
+    part = np.minimum(dst.edges[1:, None], src.edges[j + 1]) - np.maximum(dst.edges[:-1, None], src.edges[j])
+    part = np.where(i < src.n, np.clip(part, 0, None), 0)
+    m = sparse.csr_array((part.ravel(), (np.repeat(np.arange(dst.n), visits), j.ravel())), shape=(dst.n, src.n))
+    return sparse.diags_array(1/m.sum(1)) @ m
+
+def _optics(em, grid, lsf):
+    "(n_pix, n_em) sparse matrix from the emulator's spectrum to the instrument's, by the same way as in simulations."
+    fine = _instrument_emulator(em, grid, lsf, 0., 0).grid
+    return _rebinning(fine, grid) @ _rebinning(em.grid, fine) @ lsf_matrix(em.grid, em.lsf, lsf)
+
+# %% ../../nbs/14_physics.correct.ipynb #9bf8c29d
+_Sight = namedtuple('_Sight', 'em grid lsf M B taps first C prior width')
+
+def _splines(grid, spacing):
+    "(n, n_spline) sparse cubic B-splines that add up to one, and the wavelengths (A) of their peaks."
+    w = grid.wavelength
+    inner, h = np.linspace(w[0], w[-1], int(round((w[-1] - w[0])/spacing)) + 1, retstep=True)
+    at = np.arange(-3, 0)*h
+    t = np.concatenate([w[0] + at, inner, w[-1] - at[::-1]])
+    return BSpline.design_matrix(w, t, 3), t[2:-2]
+
+def _taps(M, B):
+    "Sparse (n_pix*k, n_em) to the derivatives of each pixel by k neighbouring splines, and the first of these for each pixel."
+    M, n = M.tocoo(), B.shape[1]
+    keep = M.data > 1e-7
+    r, q = M.row[keep], M.col[keep]
+    j, v = B.indices.reshape(-1, 4)[q], B.data.reshape(-1, 4)[q]*M.data[keep][:, None]
+    first = np.full(M.shape[0], n)
+    np.minimum.at(first, r, j.min(1))
+    k = (j.max(1) - first[r]).max() + 1
+    first = np.minimum(first, n - k)
+    return sparse.csr_array((v.ravel(), ((r[:, None]*k + j - first[r][:, None]).ravel(), np.repeat(q, 4))), shape=(M.shape[0]*k, M.shape[1]), dtype=np.float32), first
+
+# %% ../../nbs/14_physics.correct.ipynb #2385a139
+def _nuisances(v, seen, x, good):
+    "Normalised flux f, the factor q that normalised it, and N (n, c, n_pix): its derivatives by labels, velocity and continuum."
+    wave = v.grid.wavelength
+    with torch.no_grad(): F = seen(x).numpy()
+    R = running_mean(F, good.astype(np.float32), v.grid, v.width)
+    q = np.where(good & (R > .01), 1/np.where(R > .01, R, 1), 0).astype(np.float32)
+    V = np.gradient(F, wave, axis=1)*wave/C_KMS*q
+    D = seen.jacobian(x).numpy().transpose(0, 2, 1)*q[:, None]
+    return F*q, q, np.concatenate([D, V[:, None], (F*q)[:, None]*v.C], 1, dtype=np.float32)
+
+def _projected(N, w, r, prior):
+    "N weighted, Cholesky factor of its information, N's view of the residuals r, and r without what N explains."
+    Nw = N*w[:, None]
+    L = np.linalg.cholesky((Nw @ N.transpose(0, 2, 1)).astype(float) + np.diag(prior))
+    g = np.linalg.solve(L, (Nw @ r[..., None]).astype(float))
+    y = np.linalg.solve(L.transpose(0, 2, 1), g)
+    return Nw, L, g, r - (y.transpose(0, 2, 1).astype(np.float32) @ N)[:, 0]
+
+# %% ../../nbs/14_physics.correct.ipynb #a8f18f82
+def _normal(v, t, w, r, Nw, L, g):
+    "Information (m, m) about the spline coefficients and its right-hand side (m,); t: (n_pix, k, n) derivatives."
+    m, first, at = v.B.shape[1], v.first, v.first[:, None] + np.arange(t.shape[1])
+    tw = t*w.T[:, None]
+    A, b, U = np.zeros((m, m)), np.zeros(m), np.zeros((*Nw.shape[:2], m))
+    np.add.at(A, (at[:, :, None], at[:, None]), tw @ t.transpose(0, 2, 1))
+    np.add.at(b, at, (tw @ r.T[..., None])[..., 0])
+    start = np.flatnonzero(np.diff(first, prepend=-1))
+    for j in range(t.shape[1]): U[..., first[start] + j] += np.add.reduceat(Nw*t[:, j].T[:, None], start, axis=2)
+    U = np.linalg.solve(L, U).reshape(-1, m)
+    return A - U.T @ U, b - g.ravel() @ U
+
+def _equations(v, seen, x, n, ivar, err2):
+    "Normal equations of a chunk of normalised spectra n, and their residuals (n, n_pix) without the nuisances."
+    f, q, N = _nuisances(v, seen, x, ivar > 0)
+    r = np.where(q > 0, n - f, 0).astype(np.float32)
+    w = np.where(q > 0, 1/(1/np.where(ivar > 0, ivar, 1) + err2), 0).astype(np.float32)
+    w /= (1 + w*np.square(_projected(N, w, r, v.prior)[-1])/25)**2
+    Nw, L, g, left = _projected(N, w, r, v.prior)
+    with torch.no_grad(): a = 1 - v.em(x).numpy()
+    t = -(v.taps @ a.T).reshape(v.grid.n, -1, len(x))*q.T[:, None]
+    return *_normal(v, t, w, r, Nw, L, g), left
+
+# %% ../../nbs/14_physics.correct.ipynb #bca3a4a0
+def _shrunk(A, b, at, lengths=(0, 2, 4)):
+    "Most probable coefficients (m,) of splines at wavelengths `at`, and the prior's standard deviation and correlation length (A)."
+    best = (-np.inf,)
+    for length in lengths:
+        K = np.linalg.cholesky(np.exp(-.5*((at[:, None] - at)/max(length, 1e-3))**2) + 1e-4*np.eye(len(at)))
+        d, Q = np.linalg.eigh(K.T @ A @ K)
+        d, u = np.clip(d, 0, None), Q.T @ (K.T @ b)
+        for s in np.geomspace(.01, .5, 20):
+            evidence = .5*np.sum(u**2*s**2/(1 + s**2*d) - np.log1p(s**2*d))
+            if evidence > best[0]: best = evidence, K @ (Q @ (u*s**2/(1 + s**2*d))), s, length
+    return best[1:]
+
+# %% ../../nbs/14_physics.correct.ipynb #35d6c016
+def _sight(em, grid, lsf, spacing, width, prior):
+    "All that the stars of a survey share."
+    M = _optics(em, grid, lsf)
+    B, at = _splines(em.grid, spacing)
+    C = _continuum_basis(grid, width).T
+    return _Sight(em, grid, lsf, M, B, *_taps(M, B), C, np.concatenate([prior, np.full(len(C), 1e-6)]), width), at
+
+def _through(v, k):
+    "The emulator with line strengths k, seen by the instrument."
+    e = v.em.distort(k)
+    rows = (v.M @ np.concatenate([e.mean.numpy()[None], e.basis.numpy()]).T).T
+    return Emulator(e.nodes, e.weights, rows[0], rows[1:], e.log_cont, v.grid, v.lsf)
+
+def _excess(left, ivar, err2):
+    "(n_pix,) variance of residuals beyond the noise, outliers clipped."
+    good, noise = ivar > 0, 1/np.where(ivar > 0, ivar, 1)
+    return np.maximum((np.where(good, np.minimum(left**2, 9*(noise + err2)) - noise, 0)).sum(0)/np.maximum(good.sum(0), 1), 1e-3**2)
+
+# %% ../../nbs/14_physics.correct.ipynb #fab368ea
+def _library_labels(em, spectra):
+    "(n, 4) labels, NaN where one is missing, [alpha/Fe] typical where nobody measured it."
+    x = np.stack([np.ma.filled(np.ma.asarray(spectra.table[k], dtype=float), np.nan) for k in LABELS if k in spectra.table.colnames], 1)
+    return x if x.shape[1] == 4 else np.column_stack([x, typical_alpha(x[:, 2])])
+
+def _labelled(em, spectra):
+    "Stars with labels the emulator supports, and these (n, 4)."
+    if not spectra.rest: raise ValueError("these spectra are as observed: bring them to rest with .to(rest=True), from velocities in table['rv'] (see specnb.physics.rv)")
+    if spectra.lsf is None: raise ValueError('the resolution of these spectra is unknown: set .lsf, for instance to LSF.R(1800)')
+    labels = _library_labels(em, spectra)
+    keep = em.supported(labels)
+    if keep.sum() < 30: raise ValueError(f'{keep.sum()} stars with supported labels are too few to correct the physics by')
+    return spectra[keep], labels[keep]
+
+def _pixels(em, spectra, width):
+    "The pixels well inside the emulator's, normalised flux and inverse variance there."
+    if spectra.normalised not in ('', 'running'): raise ValueError(f"line strengths want spectra not normalised, or by 'running', got {spectra.normalised!r}")
+    w, e = spectra.wavelength, em.grid.wavelength
+    k = np.flatnonzero((w > e[0] + 2*(w[1] - w[0])) & (w < e[-1] - 2*(w[-1] - w[-2])))
+    if len(k) < 50: raise ValueError(f'only {len(k)} pixels of {spectra.grid} lie within the synthetic spectra, {e[0]:.0f} to {e[-1]:.0f} A')
+    grid, flux, ivar = Grid.from_wavelength(w[k]), spectra.flux[:, k], spectra.ivar[:, k]
+    return (grid, flux, ivar) if spectra.normalised else (grid, *normalise(flux, ivar, grid, width=width))
+
+# %% ../../nbs/14_physics.correct.ipynb #35324946
+@patch
+def strengths(self: Emulator,
+    spectra: Spectra, # at rest, resolution known, teff, logg, fe_h (and alpha_fe) in the table
+    label_err=(50., .1, .05, .05), # (4,) K, dex: how well the labels are known; without alpha_fe its error is at least 0.1
+    rv_err: float = 3., # km/s: how well the velocities are
+    spacing: float = 2., # A between the knots of the factor
+    rounds: int = 3, # of solving
+    width: float = 50., # A, of the running mean that normalises
+    most: int = 500, # stars used; of more, a random choice
+    chunk: int = 128, # stars in memory at a time
+) -> np.ndarray: # (n_em,) factor by which lines are stronger than in the emulator, 1 where nothing is known
+    "How much stronger lines really are at each wavelength of the emulator."
+    s, x = _labelled(self, spectra)
+    pick = np.random.default_rng(0).permutation(len(s))[:most]
+    grid, n, ivar = _pixels(self, s[pick], width)
+    err = np.maximum(label_err, 0 if 'alpha_fe' in s.table.colnames else [0, 0, 0, .1])
+    v, at = _sight(self, grid, self.lsf.broader(s.lsf, self.grid), spacing, float(width), 1/np.maximum([*err, rv_err], 1e-3)**2)
+    x, c, err2 = x[pick], np.zeros(len(at)), np.full(grid.n, .01**2)
+    for _ in range(rounds):
+        seen = _through(v, 1 + v.B @ c)
+        parts = [_equations(v, seen, x[i:i + chunk], n[i:i + chunk], ivar[i:i + chunk], err2) for i in range(0, len(x), chunk)]
+        A, b = (sum(p[i] for p in parts) for i in (0, 1))
+        c, *_ = _shrunk(A, b + A @ c, at)
+        err2 = _excess(np.concatenate([p[2] for p in parts]), ivar, err2)
+    return np.clip(1 + v.B @ c, .05, None)
+
+# %% ../../nbs/14_physics.correct.ipynb #67f3faef
 _NO_ALPHA = [0, 1, 2, 3, 5, 6, 7, 9, 10, 12]  # monomials of the quadratic map without [alpha/Fe]
 
-def _terms(labels): return _quadratic(_scaled(labels))[:, _NO_ALPHA].numpy()
-
-def _extended(em, D):
-    "The emulator with basis spectra D (10, n_pix) added, their coefficients the monomials themselves."
+def _extended(em, D, which=_NO_ALPHA):
+    "The emulator with basis spectra D (m, n_pix) added, their coefficients the monomials themselves."
     k, n = len(em.basis), len(em.nodes)
     new = torch.zeros(len(em.weights), len(D), dtype=torch.float64)
-    new[n + torch.tensor(_NO_ALPHA), torch.arange(len(D))] = 1
+    new[n + torch.tensor(which), torch.arange(len(D))] = 1
     weights = torch.cat([em.weights[:, :k], new, em.weights[:, k:]], 1)
     return Emulator(em.nodes, weights, em.mean, torch.cat([em.basis, torch.as_tensor(D, dtype=torch.float32)]), em.log_cont, em.grid, em.lsf)
-
-def _library_labels(em, spectra):
-    t = spectra.table
-    x = np.stack([np.asarray(t[k], dtype=float) for k in LABELS[:3]], 1)
-    alpha = np.asarray(t['alpha_fe'], dtype=float) if 'alpha_fe' in t.colnames else typical_alpha(x[:, 2])
-    return np.column_stack([x, alpha])
-
-# %% ../../nbs/14_physics.correct.ipynb #1bc0edd7
-@patch
-def corrected(self: Emulator,
-    spectra: Spectra, # real stars at rest on a grid inside the emulator's, resolution known, teff, logg, fe_h (and alpha_fe) in the table
-    ridge: float = .01, # strength of the prior that there is nothing to correct
-    rounds: int = 4, # of fitting what is left
-    method: dict = None, # arguments of `Spectra.normalise`; default: running mean of 50 A
-) -> Emulator:
-    "The emulator corrected by real stars; stars with labels it does not support are left out."
-    labels = _library_labels(self, spectra)
-    keep = self.supported(labels)
-    if keep.sum() < 30: raise ValueError(f'{keep.sum()} stars with supported labels are too few to correct the physics by')
-    method = method or dict(method='running', width=50.)
-    s, labels = spectra[keep], labels[keep]
-    s = s if s.normalised else s.normalise(**method)
-    P, D = _terms(labels), np.zeros((len(_NO_ALPHA), self.grid.n))
-    prior = ridge*len(P)*np.diag([.02] + [1]*(P.shape[1] - 1))
-    for _ in range(rounds):
-        left = np.where(s.good, s.flux - _seen(_extended(self, D), s, labels, method), 0)
-        w = 1/(1 + np.square(left).mean(1, keepdims=True)/.05**2)
-        fit = np.linalg.solve((P*w).T @ P + prior, (P*w).T @ left)
-        D += np.stack([np.interp(self.grid.wavelength, s.wavelength, d, left=0, right=0) for d in fit])
-    return _extended(self, D)
 
 def _seen(em, s, labels, method):
     "The emulator's spectra of these stars on the library's pixels, normalised in the same way."
     with torch.no_grad(): f = em.on(s.grid, em.lsf.broader(s.lsf, em.grid))(labels).numpy()
     return normalise(f, np.ones_like(f), s.grid, **method)[0]
+
+# %% ../../nbs/14_physics.correct.ipynb #7536d695
+def _fixed(P, s, left, ridge):
+    "Coefficients (m, n_pix) of what is left under a fixed prior, stars that fit badly with less weight."
+    left = np.where(s.good, left, 0)
+    w = 1/(1 + np.square(left).mean(1, keepdims=True)/.05**2)
+    return np.linalg.solve((P*w).T @ P + ridge*len(P)*np.diag([.02] + [1]*(P.shape[1] - 1)), (P*w).T @ left)
+
+def _learned(P, t, w, block=100, rounds=30):
+    "Coefficients (m, n_pix) of targets t (n, n_pix) with weights w, under variances learned for each term and block of pixels."
+    m, start = P.shape[1], np.arange(0, t.shape[1], block)
+    A, b = (w.T @ (P[:, :, None]*P[:, None]).reshape(len(P), -1)).reshape(-1, m, m), (w*t).T @ P
+    size, var = np.diff(start, append=t.shape[1]), np.full(b.shape, .01**2)
+    for _ in range(rounds):
+        S = np.linalg.inv(A + np.eye(m)/var[:, None])
+        d = (S @ b[..., None])[..., 0]
+        sure = np.add.reduceat(1 - np.einsum('pii->pi', S)/var, start)
+        var = np.repeat(np.clip(np.add.reduceat(d**2, start)/np.maximum(sure, 1e-6), 1e-10, 1), size, 0)
+    return d.T
+
+# %% ../../nbs/14_physics.correct.ipynb #ba53bb0f
+def _auto(em, s, labels, which, rounds, method):
+    "Basis spectra (m, n_em) of what is left, under learned variances."
+    P, D, err2 = _quadratic(_scaled(labels))[:, which].numpy(), np.zeros((len(which), em.grid.n)), 0.
+    for _ in range(rounds):
+        more = _extended(em, D, which)
+        now = more.on(s.grid, em.lsf.broader(s.lsf, em.grid)).basis[-len(which):].numpy()
+        left = np.where(s.good, s.flux - _seen(more, s, labels, method), 0)
+        err2 = _excess(left, s.ivar, err2)
+        w = np.where(s.good, 1/(1/np.where(s.good, s.ivar, 1) + err2), 0)
+        w /= (1 + w*left**2/25)**2
+        D += np.stack([np.interp(em.grid.wavelength, s.wavelength, d, left=0, right=0) for d in _learned(P, left + P @ now, w) - now])
+    return D
+
+# %% ../../nbs/14_physics.correct.ipynb #62ed7a7f
+@patch
+def corrected(self: Emulator,
+    spectra: Spectra, # real stars at rest on a grid inside the emulator's, resolution known, teff, logg, fe_h (and alpha_fe) in the table
+    ridge=.01, # strength of the prior that there is nothing to correct; 'auto': learned, with terms in [alpha/Fe] where it is known
+    rounds: int = 4, # of fitting what is left
+    method: dict = None, # arguments of `Spectra.normalise`; default: running mean of 50 A
+    strengths=False, # True, or arguments of `strengths`: find those first and correct what is left
+) -> Emulator:
+    "The emulator corrected by real stars; stars with labels it does not support are left out."
+    s, labels = _labelled(self, spectra)
+    em = self.distort(self.strengths(spectra, **({} if strengths is True else strengths))) if strengths else self
+    method = method or dict(method='running', width=50.)
+    s = s if s.normalised else s.normalise(**method)
+    if ridge == 'auto':
+        which = list(range(15)) if 'alpha_fe' in s.table.colnames else _NO_ALPHA
+        return _extended(em, _auto(em, s, labels, which, rounds, method), which)
+    P, D = _quadratic(_scaled(labels))[:, _NO_ALPHA].numpy(), np.zeros((len(_NO_ALPHA), self.grid.n))
+    for _ in range(rounds):
+        fit = _fixed(P, s, s.flux - _seen(_extended(em, D), s, labels, method), ridge)
+        D += np.stack([np.interp(self.grid.wavelength, s.wavelength, d, left=0, right=0) for d in fit])
+    return _extended(em, D)
