@@ -230,15 +230,25 @@ def _learned(P, t, w, block=100, rounds=30):
     return d.T
 
 # %% ../../nbs/14_physics.correct.ipynb #ba53bb0f
+def _without_alpha(em, s, labels, method, seen, left, w, err=.1):
+    "Residuals without what an [alpha/Fe] that departs from `labels`, by `err` dex typically, explains of them."
+    slope = np.where(s.good, (_seen(em, s, labels + [0, 0, 0, .05], method) - seen)/.05, 0)
+    y = (w*slope*left).sum(1)/((w*slope**2).sum(1) + err**-2)
+    return left - y[:, None]*slope
+
+# %% ../../nbs/14_physics.correct.ipynb #70a01a67
 def _auto(em, s, labels, which, rounds, method):
     "Basis spectra (m, n_em) of what is left, under learned variances."
-    P, D, err2 = _quadratic(_scaled(labels))[:, which].numpy(), np.zeros((len(which), em.grid.n)), 0.
+    P, D, err2 = _quadratic(_scaled(labels))[:, which].numpy(), np.zeros((len(which), em.grid.n)), .01**2
+    noise = 1/np.where(s.good, s.ivar, 1)
     for _ in range(rounds):
         more = _extended(em, D, which)
         now = more.on(s.grid, em.lsf.broader(s.lsf, em.grid)).basis[-len(which):].numpy()
-        left = np.where(s.good, s.flux - _seen(more, s, labels, method), 0)
+        seen = _seen(more, s, labels, method)
+        left = np.where(s.good, s.flux - seen, 0)
+        if 'alpha_fe' not in s.table.colnames: left = _without_alpha(more, s, labels, method, seen, left, s.good/(noise + err2))
         err2 = _excess(left, s.ivar, err2)
-        w = np.where(s.good, 1/(1/np.where(s.good, s.ivar, 1) + err2), 0)
+        w = s.good/(noise + err2)
         w /= (1 + w*left**2/25)**2
         D += np.stack([np.interp(em.grid.wavelength, s.wavelength, d, left=0, right=0) for d in _learned(P, left + P @ now, w) - now])
     return D
