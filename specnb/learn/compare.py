@@ -153,7 +153,6 @@ def plot_curve(
         if label in limit: ax.axhline(limit[label], c='#222222', ls=':', lw=1, label='Cramér-Rao limit')
         n = np.unique(t['stars'][t['stars'] > 0])
         ax.set_xscale('log'); ax.set_xticks(n, [f'{k:,}' for k in n], fontsize=8); ax.minorticks_off()
-        if quantity == 'sigma': ax.set_yscale('log')
         if quantity == 'r2': ax.set_ylim(max(np.nanquantile(t['r2'], .1) - .05, -.2), 1)
         ax.set(xlabel='labelled stars of the new survey', ylabel={'sigma': f'scatter σ of {name} ({unit})', 'r2': f'R² of {name}', 'bias': f'bias of {name} ({unit})'}[quantity])
     axes[0, -1].legend(fontsize=8)

@@ -146,6 +146,7 @@ def _excess(left, ivar, err2):
 # %% ../../nbs/14_physics.correct.ipynb #fab368ea
 def _library_labels(em, spectra):
     "(n, 4) labels, NaN where one is missing, [alpha/Fe] typical where nobody measured it."
+    if lack := [k for k in LABELS[:3] if k not in spectra.table.colnames]: raise ValueError(f'the table has no column {" or ".join(lack)}: the physics needs teff, logg and fe_h')
     x = np.stack([np.ma.filled(np.ma.asarray(spectra.table[k], dtype=float), np.nan) for k in LABELS if k in spectra.table.colnames], 1)
     return x if x.shape[1] == 4 else np.column_stack([x, typical_alpha(x[:, 2])])
 
