@@ -1,4 +1,4 @@
-# make demo   from nothing to labels: environment, simulated surveys, a quick training, a figure and a table
+# make demo   from nothing to labels: environment, two simulated surveys, a network carried from one to the other, a report, labelled files
 # make test   everything the continuous integration runs; each step is also a target of its own
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,7 +14,7 @@ STEPS := in-step readme-check docs-check notebooks tutorials wheel pytest
 .PHONY: help env demo test $(STEPS) bench docs readme export clean
 
 help:
-	@echo 'make demo     environment, simulation, quick training, labels, figure (DEMO="--help" shows its options)'
+	@echo 'make demo     environment, quick showdown of transfer strategies, labelled files (DEMO="--help" shows its options)'
 	@echo 'make test     everything the continuous integration runs: $(STEPS)'
 	@echo 'make export   notebooks to modules, notebooks cleaned, README written'
 	@echo 'make bench    measured speeds'
@@ -75,4 +75,4 @@ export: env
 	$(BIN)/python tools/readme.py
 
 clean:
-	rm -rf _docs _proc build dist demo *.egg-info .pytest_cache .hypothesis
+	rm -rf _docs _proc build dist demo showdown *.egg-info .pytest_cache .hypothesis

@@ -48,6 +48,7 @@ def _drawn(pool, n, seed):
 def _once(model, pool, test, n, seed, strategies, labels, more, options):
     "Scores of all strategies adapted on n stars."
     some = _drawn(pool, n, seed)
+    test = pool[~np.isin(star_ids(pool.table), star_ids(some.table))] if test is None else test
     t = compare(adapt(model, some, strategies, seed=seed, progress=False, **options) | {k: f(some, seed) for k, f in more.items()}, test)
     t = t[np.isin(t['label'], labels)] if labels else t
     t['stars'], t['seed'] = np.where(t['strategy'] == 'zero-shot', 0, n), seed
@@ -56,8 +57,8 @@ def _once(model, pool, test, n, seed, strategies, labels, more, options):
 def efficiency(
     model: MLP, # trained on another survey
     pool: Spectra, # labelled stars of the new one, see `target_stars`
-    test: Spectra, # other stars of it
-    sizes=SIZES, # numbers of labelled stars; those beyond the pool become the whole pool
+    test: Spectra = None, # other stars of it; default, for a small survey: those of the pool that were not drawn
+    sizes=SIZES, # numbers of labelled stars; those beyond the pool become the whole pool (without `test`: all but 20 of it)
     seeds: int = 5, # draws of each
     strategies=tuple(RECIPES), # to compare, see `adapt`
     labels=None, # to keep in the table; default: all
@@ -67,8 +68,9 @@ def efficiency(
     **options, # see `transfer`
 ) -> Table: # as `compare`, with the columns stars and seed; zero-shot is 0 stars
     "Scores against the number of labelled stars."
-    if set(star_ids(pool.table)) & set(star_ids(test.table)): raise ValueError('pool and test share stars')
-    n_pool = len(np.unique(star_ids(pool.table)))
+    if test is not None and set(star_ids(pool.table)) & set(star_ids(test.table)): raise ValueError('pool and test share stars')
+    n_pool = len(np.unique(star_ids(pool.table))) - 20*(test is None)
+    if n_pool < 10: raise ValueError(f'a pool of {len(pool)} stars is too small')
     sizes, parts = sorted({min(n, n_pool) for n in sizes}), []
     todo = [(n, seed) for n in sizes for seed in range(seeds)]
     for i, (n, seed) in enumerate(todo):
@@ -82,10 +84,11 @@ def efficiency(
         parts.append(Table.read(path, format='ascii.ecsv') if path else t)
         say(i + 1, len(todo))
     out = vstack(parts)
-    return out[(out['strategy'] != 'zero-shot') | ((out['seed'] == 0) & _first(out))]
+    zero = out['strategy'] == 'zero-shot'
+    return out[~zero | ((out['seed'] == 0) & _first(out))] if test is not None else out      # on the same test stars it does not depend on the draw
 
 def _first(t):
-    "True for the first row of each strategy, label, subset, stars and seed: the zero-shot network does not depend on the draw."
+    "True for the first row of each strategy, label, subset, stars and seed."
     key = np.array([f"{r['strategy']} {r['label']} {r['subset']} {r['stars']} {r['seed']}" for r in t])
     return np.isin(np.arange(len(t)), np.unique(key, return_index=True)[1])
 
