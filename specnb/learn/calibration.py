@@ -129,8 +129,8 @@ def _scale_factor(D, d, level=.6827):
     return max(np.quantile(np.where(d > 0, d/np.maximum(hi, 1e-3), d/np.minimum(lo, -1e-3)), level), 1e-2)
 
 def _mapped(D, d):
-    "Five quantiles of the predicted deviations and of the true ones, both increasing."
-    a, b = np.quantile(D, _LEVELS), np.quantile(d, _LEVELS)
+    "Five quantiles of the predicted deviations and of the true ones, both increasing; the latter at the ranks that hold for one star more."
+    a, b = np.quantile(D, _LEVELS), np.quantile(d, _LEVELS, method='weibull')
     return a, b[0] + np.concatenate([[0], np.cumsum(np.maximum(np.diff(b), .05*np.diff(a)))])
 
 def _knots(how, D, d, half):
