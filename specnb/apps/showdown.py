@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SMALL', 'MISMATCH', 'BINS', 'SETTINGS', 'Target', 'simulated_source', 'simulated_target', 'stored_target',
-           'learned_baselines', 'fits', 'limits', 'over_limit', 'table1', 'winners', 'advice', 'report_text',
+           'learned_baselines', 'fits', 'limits', 'over_limit', 'table1', 'winners', 'advice', 'wide', 'report_text',
            'showdown', 'main']
 
 # %% ../../nbs/55_apps.showdown.ipynb #590d2c2f
@@ -266,26 +266,41 @@ def _figures(out, nets, target, curves, pred, labels):
     return _discs(pred, out)
 
 # %% ../../nbs/55_apps.showdown.ipynb #ff7b8499
+def _order(names): return sorted(set(names), key=[*list(RECIPES), 'auto', 'zero-shot', *list(dict.fromkeys(names))].index)
+
+def wide(
+    table: Table, # see `table1`, `over_limit` or `stars_needed`
+    value: str, # column to show
+    columns=('label', 'subset'), # whose values become columns
+    form: str = '.3f', # of the numbers
+) -> Table: # strategy, and a column for each combination
+    "A long table turned into one that fits a page."
+    names, rows = [], {}
+    for r in table:
+        name = ' '.join(str(r[k]) for k in columns)
+        names.append(name)
+        rows.setdefault(r['strategy'], {})[name] = '' if np.isnan(r[value]) else format(r[value], form)
+    names = list(dict.fromkeys(names))
+    return Table([dict(strategy=k) | {n: rows[k].get(n, '') for n in names} for k in _order(list(table['strategy']))])
+
 _REPORT = """# Transfer showdown
 
 `{command}` (specnb {version})
 
 - pre-trained on {source}
 - adapted to {target}: {n_stars:,} labelled stars, a fifth of which validates; {n_test:,} other stars to test on
+- everything in numbers: `table1.ecsv`, `limit.ecsv`, `efficiency.ecsv`, `discs.ecsv`, `labels.parquet`; the networks: `networks/`
 {notes}
-## Strategies
+{scores}
+## Best strategy
 
-sigma is the biweight scale of predicted minus true (K for teff, dex for the others), crlb the median Cramér-Rao limit of the same stars.
-
-{table}
-
-Best strategy:
+By R2 and by sigma, among the networks:
 
 {winners}
 {limit}
 ## Labelled stars
 
-Median over {seeds} draws of the stars. Stars with which 95 % of the gain in R2 is reached, from zero-shot to {most:,} stars:
+Median over {seeds} draws of the stars. Stars with which 95 % of the gain in R2 is reached, from zero-shot to {most:,} stars (empty: nothing is gained):
 
 {needed}
 
@@ -293,29 +308,56 @@ Median over {seeds} draws of the stars. Stars with which 95 % of the gain in R2 
 
 ## Choosing by validation stars
 
-`auto` against the best fixed strategy (full set); lo and hi are the range of the best strategy over the draws:
+`auto` against the best fixed strategy (full set); lo and hi are the range of sigma of the best strategy over the draws:
 
 {advice}
 {discs}"""
 
+_SCORES = """## {name}
+
+R2, then sigma (biweight scale of predicted minus true, {unit}); n is {n}.{crlb}
+
+{r2}
+
+{sigma}
+
+"""
+
 _LIMIT = """
 ## The limit
 
-Scatter of residual over Cramér-Rao limit, by S/N per pixel (1 would be perfect; only an estimator that knows the population can be below):
+Scatter of residual over Cramér-Rao limit at S/N {lo:g} to {hi:g} a pixel. 1 is perfect; only what knows something beyond the spectrum, such as where stars are, can be below.
 
-{}
+{table}
 """
 
+def _scores(table):
+    "Tables of R2 and sigma of each label."
+    out = ''
+    for label in [k for k in ('fe_h', 'alpha_fe', 'teff', 'logg') if k in set(table['label'])] + [k for k in dict.fromkeys(table['label']) if k not in LABELS]:
+        t = table[table['label'] == label]
+        one = t[t['strategy'] == t['strategy'][0]]
+        limit = '; '.join(f'{r["subset"]} {r["crlb"]:.3g}' for r in one) if np.isfinite(one['crlb']).any() else ''
+        out += _SCORES.format(name=label, unit=NAMES.get(label, ('', ''))[1], n=', '.join(f'{r["n"]:,} {r["subset"]}' for r in one), crlb=f' Median Cramér-Rao limit: {limit}.' if limit else '',
+            r2=_markdown(wide(t, 'r2', ('subset',))), sigma=_markdown(wide(t, 'sigma', ('subset',), '.0f' if label == 'teff' else '.3f')))
+    return out
+
 def report_text(
-    **parts, # see `_REPORT`: tables and numbers
+    table: Table, # see `table1`
+    limit: Table, # see `over_limit`; None without
+    needed: Table, # see `specnb.learn.compare.stars_needed`
+    discs: Table, # see `specnb.science.disc.disc_recovery`; None without
+    advice: Table, # see `advice`
+    **facts, # command, version, source, target, n_stars, n_test, notes, seeds, most
 ) -> str: # Markdown
     "The report."
-    limit, discs = parts.pop('limit'), parts.pop('discs')
-    tables = {k: _markdown(parts.pop(k)) for k in ('table', 'winners', 'needed', 'advice')}
-    return _REPORT.format(limit=_LIMIT.format(_markdown(limit)) if limit is not None else '',
-        discs='' if discs is None else f'\n## The discs\n\n{_markdown(discs)}\n\n![the discs](discs.png)\n', **tables, **parts)
+    lo, hi = BINS[1]
+    near = '' if limit is None else _LIMIT.format(lo=lo, hi=hi, table=_markdown(wide(limit[limit['snr_lo'] == lo], 'ratio', ('label',), '.2f')))
+    shown = [k for k in ('sample', 'n', 'm', 'mmd2', 'err', 'p', 'fine', 'fine_p', 'ashman', 'dip_p', 'right') if discs is not None and k in discs.colnames]
+    plane = '' if discs is None else f'\n## The discs\n\n{_markdown(discs[shown])}\n\n![the discs](discs.png)\n'
+    return _REPORT.format(scores=_scores(table), winners=_markdown(winners(table)), limit=near, needed=_markdown(wide(needed[needed['subset'] == 'full'], 'stars', ('label',), ',.0f')), advice=_markdown(advice), discs=plane, **facts)
 
-# %% ../../nbs/55_apps.showdown.ipynb #4b0f08a4
+# %% ../../nbs/55_apps.showdown.ipynb #c7e3c921
 def showdown(
     out, # folder for what is made
     setting: dict = None, # see `SETTINGS`
@@ -352,8 +394,7 @@ def showdown(
     curves = curve(eff)
     discs = _figures(out, methods, to, curves, pred, known)
     notes = ''.join(f'- {k} is not among the methods: {why}\n' for k, why in (('The Cannon', 'TheCannon is not installed (`pip install specnb[cannon]`)'), ('classical fit', 'the physics does not apply')) if k not in everything)
-    (out/'report.md').write_text(report_text(command=command, version=__version__, source=what, target=to.what, n_stars=len(stars), n_test=len(to.test), notes=notes, table=table,
-        winners=winners(table), limit=limit, seeds=setting['seeds'], most=int(eff['stars'].max()), needed=stars_needed(curves), advice=advice(curves), discs=discs), encoding='utf-8')
+    (out/'report.md').write_text(report_text(command=command, version=__version__, source=what, target=to.what, n_stars=len(stars), n_test=len(to.test), notes=notes, table=table, limit=limit, seeds=setting['seeds'], most=int(eff['stars'].max()), needed=stars_needed(curves), advice=advice(curves), discs=discs), encoding='utf-8')
     return dict(table1=table, efficiency=eff, curves=curves, limit=limit, discs=discs)
 
 # %% ../../nbs/55_apps.showdown.ipynb #f4349325

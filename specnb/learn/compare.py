@@ -142,7 +142,7 @@ def plot_curve(
 ):
     "Quality against the number of labelled stars, with the range over the draws. Returns the figure."
     import matplotlib.pyplot as plt
-    fig, axes = plt.subplots(1, len(labels), figsize=(4.6*len(labels), 3.6), dpi=90, squeeze=False, layout='constrained')
+    fig, axes = plt.subplots(1, len(labels), figsize=(4*len(labels) + 1.2, 3.3), dpi=72, squeeze=False, layout='constrained')
     for ax, label in zip(axes[0], labels):
         t = table[(table['label'] == label) & (table['subset'] == subset)]
         name, unit = NAMES.get(label, (label, ''))
@@ -158,6 +158,6 @@ def plot_curve(
         ax.set_xscale('log'); ax.set_xticks(n, [f'{k:,}' for k in n], fontsize=8); ax.minorticks_off()
         if quantity == 'r2': ax.set_ylim(max(np.nanquantile(t['r2'], .1) - .05, -.2), 1)
         ax.set(xlabel='labelled stars of the new survey', ylabel={'sigma': f'scatter σ of {name} ({unit})', 'r2': f'R² of {name}', 'bias': f'bias of {name} ({unit})'}[quantity])
-    axes[0, -1].legend(fontsize=8)
+    fig.legend(*axes[0, -1].get_legend_handles_labels(), loc='outside right center', fontsize=8)
     if title: fig.suptitle(title, fontsize=10)
     return fig
