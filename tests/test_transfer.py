@@ -35,7 +35,7 @@ def net(seed=0, **config):
     return m.eval()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(rank=st.integers(1, 16), alpha=st.floats(.1, 64), layers=st.sets(st.integers(0, 3), min_size=1), seed=st.integers(0, 99))
 def test_lora_is_nothing_at_first(rank, alpha, layers, seed):
     "To the last bit; the count of what learns is rank times rows and columns; merged, it says the same"
@@ -54,7 +54,7 @@ def test_lora_is_nothing_at_first(rank, alpha, layers, seed):
     assert set(m.state_dict()) == set(net(seed).state_dict())
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(units=st.integers(1, 80), prediction=st.booleans(), seed=st.integers(0, 99))
 def test_residual_is_nothing_at_first(units, prediction, seed):
     m, x = net(seed), torch.randn(5, 1462)
@@ -85,7 +85,7 @@ def test_the_original_is_left_alone(base, desi):
     assert all(p.requires_grad for p in base.parameters())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(n=st.integers(10, 300), seed=st.integers(0, 50), copies=st.integers(1, 3))
 def test_no_star_on_both_sides(desi, n, seed, copies):
     "Though some have several spectra"
@@ -95,7 +95,7 @@ def test_no_star_on_both_sides(desi, n, seed, copies):
     assert len(train) and len(valid) and not set(ids[train]) & set(ids[valid]) and len(train) + len(valid) == len(s)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(choice=st.lists(st.integers(0, 2), min_size=4, max_size=4), seed=st.integers(0, 20))
 def test_join_says_what_each_says(choice, seed):
     nets = [net(seed), add_residual(net(seed + 1), 5), add_residual(net(seed + 2), 3, False)]
