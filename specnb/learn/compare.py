@@ -155,7 +155,9 @@ def plot_curve(
                 ax.fill_between(g['stars'], g[f'{quantity}_lo'], g[f'{quantity}_hi'], color=COLOURS[k], alpha=.15, lw=0)
         if label in limit: ax.axhline(limit[label], c='#222222', ls=':', lw=1, label='Cramér-Rao limit')
         n = np.unique(t['stars'][t['stars'] > 0])
-        ax.set_xscale('log'); ax.set_xticks(n, [f'{k:,}' for k in n], fontsize=8); ax.minorticks_off()
+        ax.set_xscale('log'); ax.set_xticks(n, [f'{k}' if k < 1000 else f'{k/1000:g}k' for k in n], fontsize=8); ax.minorticks_off()
+        start = t[quantity][t['stars'] == 0]
+        if quantity == 'sigma' and len(start): ax.set_ylim(top=1.6*max(start))                 # what is far worse than zero-shot runs out of the picture
         if quantity == 'r2': ax.set_ylim(max(np.nanquantile(t['r2'], .1) - .05, -.2), 1)
         ax.set(xlabel='labelled stars of the new survey', ylabel={'sigma': f'scatter σ of {name} ({unit})', 'r2': f'R² of {name}', 'bias': f'bias of {name} ({unit})'}[quantity])
     fig.legend(*axes[0, -1].get_legend_handles_labels(), loc='outside right center', fontsize=8)
