@@ -289,7 +289,7 @@ _REPORT = """# Transfer showdown
 
 - pre-trained on {source}
 - adapted to {target}: {n_stars:,} labelled stars, a fifth of which validates; {n_test:,} other stars to test on
-- everything in numbers: `table1.ecsv`, `limit.ecsv`, `efficiency.ecsv`, `discs.ecsv`, `labels.parquet`; the networks: `networks/`
+- everything in numbers: the tables (`*.ecsv`, `labels.parquet`) beside this report; the networks: `networks/`
 {notes}
 {scores}
 ## Best strategy

@@ -140,19 +140,17 @@ def plot_curve(
     limit: dict = {}, # label -> Cramér-Rao limit, drawn as a line
     title: str = '', # which stars these are
 ):
-    "Quality against the number of labelled stars, with the range over the draws. Returns the figure."
+    "Quality against the number of labelled stars: medians, and the range over the draws as bars. Returns the figure."
     import matplotlib.pyplot as plt
     fig, axes = plt.subplots(1, len(labels), figsize=(4*len(labels) + 1.2, 3.3), dpi=72, squeeze=False, layout='constrained')
     for ax, label in zip(axes[0], labels):
         t = table[(table['label'] == label) & (table['subset'] == subset)]
         name, unit = NAMES.get(label, (label, ''))
-        for k in [s for s in COLOURS if s in set(t['strategy'])]:
+        for i, k in enumerate(s for s in COLOURS if s in set(t['strategy'])):
             g = t[t['strategy'] == k]
             g.sort('stars')
             if k == 'zero-shot': ax.axhline(g[quantity][0], c=COLOURS[k], ls='--', lw=1, label='zero-shot')
-            else:
-                ax.plot(g['stars'], g[quantity], marker=MARKS.get(k, '.'), ms=8 if k == 'auto' else 4.5, lw=1.3, c=COLOURS[k], label=k)
-                ax.fill_between(g['stars'], g[f'{quantity}_lo'], g[f'{quantity}_hi'], color=COLOURS[k], alpha=.15, lw=0)
+            else: ax.errorbar(g['stars']*1.04**(i - 4), g[quantity], np.abs([g[f'{quantity}_{e}'] - g[quantity] for e in ('lo', 'hi')]), marker=MARKS.get(k, '.'), ms=8 if k == 'auto' else 4.5, lw=1.2, elinewidth=1.2, c=COLOURS[k], label=k)
         if label in limit: ax.axhline(limit[label], c='#222222', ls=':', lw=1, label='Cramér-Rao limit')
         n = np.unique(t['stars'][t['stars'] > 0])
         ax.set_xscale('log'); ax.set_xticks(n, [f'{k}' if k < 1000 else f'{k/1000:g}k' for k in n], fontsize=8); ax.minorticks_off()
