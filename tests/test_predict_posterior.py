@@ -27,7 +27,7 @@ def in_step(t, wide):
     for k in wide.meta['labels']:
         assert (np.isnan(wide[k]).all(1) == ~np.isfinite(np.ma.filled(t[k], np.nan))).all()
         off = np.abs(np.median(wide[k], 1) - t[k])/t[f'{k}_err']
-        assert np.nanmedian(off) < .5 and np.nanmax(off) < 3
+        assert np.nanmedian(off) < .35 + 1.25/np.sqrt(wide[k].shape[1]) and np.nanmax(off) < 4    # the median of few samples is itself uncertain
 
 
 def test_rows_are_in_step(tmp_path, stars, capsys):
