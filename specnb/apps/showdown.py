@@ -167,6 +167,7 @@ def _markdown(t, **digits):
     lines = ['| ' + ' | '.join(t.colnames) + ' |', '|' + '---|'*len(t.colnames)]
     return '\n'.join(lines + ['| ' + ' | '.join(cell(k, r[k]) for k in t.colnames) + ' |' for r in t])
 
+# %% ../../nbs/55_apps.showdown.ipynb #0aa8a42d
 def winners(
     table: Table, # see `table1`
     among=(*RECIPES, 'zero-shot', 'auto'), # strategies
@@ -177,6 +178,7 @@ def winners(
         rows.append(dict(label=g['label'][0], subset=g['subset'][0], by_r2=g['strategy'][np.argmax(g['r2'])], by_sigma=g['strategy'][np.argmin(g['sigma'])]))
     return Table(rows)
 
+# %% ../../nbs/55_apps.showdown.ipynb #f5fe0da4
 def advice(
     curves: Table, # see `specnb.learn.compare.curve`
 ) -> Table: # label, stars, best (fixed strategy), its sigma and range, auto, within: whether auto lies within that range or below
@@ -216,6 +218,7 @@ def _pretrained(out, model, source, setting, seed, say):
         save_trained(net, table, folder)
     return load_model(folder), what
 
+# %% ../../nbs/55_apps.showdown.ipynb #cf43faf8
 def _adapted(out, model, target, stars, seed, options):
     "All strategies on the same stars, from disk where they are there already."
     folder, names = out/'networks', ('zero-shot', *RECIPES, 'auto')
@@ -235,13 +238,14 @@ def _predictions(methods, stars):
         for j, k in enumerate(labels): t[f'{name}: {k}'] = pred[:, j].astype(np.float32)
     return t
 
-# %% ../../nbs/55_apps.showdown.ipynb #cf43faf8
+# %% ../../nbs/55_apps.showdown.ipynb #8924bda5
 def _save(fig, path):
     "Write a figure and close it."
     import matplotlib.pyplot as plt
     fig.savefig(path, bbox_inches='tight')
     plt.close(fig)
 
+# %% ../../nbs/55_apps.showdown.ipynb #29a7f6ea
 def _discs(pred, out):
     "Figure and table of the discs; None where [alpha/Fe] is not known."
     samples = {}
@@ -283,6 +287,7 @@ def wide(
     names = list(dict.fromkeys(names))
     return Table([dict(strategy=k) | {n: rows[k].get(n, '') for n in names} for k in _order(list(table['strategy']))])
 
+# %% ../../nbs/55_apps.showdown.ipynb #6c6ecd4f
 _REPORT = """# Transfer showdown
 
 `{command}` (specnb {version})
@@ -331,6 +336,7 @@ Scatter of residual over Cramér-Rao limit at S/N {lo:g} to {hi:g} a pixel. 1 is
 {table}
 """
 
+# %% ../../nbs/55_apps.showdown.ipynb #438c3f49
 def _scores(table):
     "Tables of R2 and sigma of each label."
     out = ''
@@ -342,6 +348,7 @@ def _scores(table):
             r2=_markdown(wide(t, 'r2', ('subset',))), sigma=_markdown(wide(t, 'sigma', ('subset',), '.0f' if label == 'teff' else '.3f')))
     return out
 
+# %% ../../nbs/55_apps.showdown.ipynb #8b097760
 def report_text(
     table: Table, # see `table1`
     limit: Table, # see `over_limit`; None without
@@ -413,6 +420,7 @@ def _parser():
     p.add_argument('--out', type=Path, default=Path('showdown'), metavar='DIR', help='folder for report.md, tables, figures and networks; an unfinished run there continues (default: showdown)')
     return p
 
+# %% ../../nbs/55_apps.showdown.ipynb #b5b4b985
 def _work(quick, source, model, target, stars, sizes, seeds, seed, threads, out, command):
     import matplotlib
     matplotlib.use('Agg')
@@ -430,6 +438,7 @@ def _work(quick, source, model, target, stars, sizes, seeds, seed, threads, out,
     (picked if len(picked) else t).pprint(max_lines=-1, max_width=-1)
     print(f'{out}/report.md after {time.monotonic() - start:.0f} s, with tables, figures and networks')
 
+# %% ../../nbs/55_apps.showdown.ipynb #e93a697e
 def main(
     argv: list = None, # the command line; default: that of the process
 ) -> int: # exit status

@@ -54,6 +54,7 @@ def _once(model, pool, test, n, seed, strategies, labels, more, options):
     t['stars'], t['seed'] = np.where(t['strategy'] == 'zero-shot', 0, n), seed
     return t
 
+# %% ../../nbs/37_learn.compare.ipynb #fefde81b
 def efficiency(
     model: MLP, # trained on another survey
     pool: Spectra, # labelled stars of the new one, see `target_stars`
