@@ -11,7 +11,7 @@ from enum import IntFlag
 from pathlib import Path
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq
 from astropy.table import Table, vstack
-from ..spectra.container import Spectra
+from ..spectra.container import columns, Spectra
 from ..spectra.store import ReadError, Store
 from ..spectra.readers import find_files, iter_many
 from ..physics.rv import MIN_QUALITY, measure_rv
@@ -44,8 +44,7 @@ def reasons(
 def _velocity(spectra):
     "(rv, rv_err, bad) km/s of each star: the file's, or else the measured one, NaN where there is neither; bad where it cannot be trusted."
     n, t = len(spectra), spectra.table
-    column = lambda k: np.ma.filled(np.ma.asarray(t[k], dtype=float), np.nan) if k in t.colnames else np.full(n, np.nan)
-    rv, err = column('rv'), column('rv_err')
+    rv, err = columns(t, ['rv', 'rv_err']).T if t.colnames else np.full((2, n), np.nan)       # a table without columns does not know its length
     if spectra.rest: return rv, err, np.zeros(n, bool)
     m = measure_rv(spectra)
     seen, seen_err, known = np.asarray(m['rv'], float), np.asarray(m['rv_err'], float), np.isfinite(rv)
@@ -65,6 +64,31 @@ def _at_rest(spectra, model):
     w = model.grid.wavelength[model.looked_at.numpy()]
     coarse = s.lsf is None or bool((s.lsf.fwhm_at(w) > 1.2*model.lsf.fwhm_at(w)).any())
     return s.to(model.grid, lsf, rest=True), rv, err, bad, coarse
+
+# %% ../../nbs/54_apps.predict.ipynb #4253a1ec
+_SAMPLES = '_samples'
+
+def _add_samples(t, posterior, spectra, n, blank):
+    "Columns of samples: the same for the same spectra, independent of those of others."
+    y = posterior.sample(spectra, n, seed=zlib.crc32(spectra.flux.tobytes()))
+    y[blank] = np.nan
+    for j, k in enumerate(posterior.labels): t[f'{k}{_SAMPLES}'] = np.ascontiguousarray(y[..., j])
+
+_DIGITS = dict(teff=1, logg=3, fe_h=3, alpha_fe=3)  # far below any error
+
+def _rounded(x, digits): return np.round(np.asarray(x, dtype=float), digits)
+
+def _rows(spectra, model, snr, rv, rv_err, y, err, flag):
+    "The output table."
+    t, n = spectra.table, len(spectra)
+    get = lambda k, default: np.ma.filled(t[k], default) if k in t.colnames else np.full(n, default)
+    out = Table(dict(path=get('path', ''), index=get('index', -1) if 'index' in t.colnames else np.arange(n), target_id=get('target_id', '').astype(str), ra=get('ra', np.nan), dec=get('dec', np.nan),
+                     survey=get('survey', spectra.survey) if 'survey' in t.colnames else np.full(n, spectra.survey), snr=_rounded(snr, 1), rv=_rounded(rv, 2), rv_err=_rounded(rv_err, 2)))
+    for j, k in enumerate(model.labels): out[k] = _rounded(y[:, j], _DIGITS.get(k, 4))
+    for j, k in enumerate(model.labels): out[f'{k}_err'] = _rounded(err[:, j], _DIGITS.get(k, 4))
+    out['flag'] = flag.astype(np.int32)
+    out['reason'] = [reasons(f) for f in flag]
+    return out
 
 # %% ../../nbs/54_apps.predict.ipynb #13208b17
 def label(
@@ -93,30 +117,6 @@ def label(
     t = _rows(spectra, model, snr, rv, rv_err, y, err, flag)
     if posterior is not None: _add_samples(t, posterior, n, n_sample, share < .5)
     return t
-
-_SAMPLES = '_samples'
-
-def _add_samples(t, posterior, spectra, n, blank):
-    "Columns of samples: the same for the same spectra, independent of those of others."
-    y = posterior.sample(spectra, n, seed=zlib.crc32(spectra.flux.tobytes()))
-    y[blank] = np.nan
-    for j, k in enumerate(posterior.labels): t[f'{k}{_SAMPLES}'] = np.ascontiguousarray(y[..., j])
-
-_DIGITS = dict(teff=1, logg=3, fe_h=3, alpha_fe=3)  # far below any error
-
-def _rounded(x, digits): return np.round(np.asarray(x, dtype=float), digits)
-
-def _rows(spectra, model, snr, rv, rv_err, y, err, flag):
-    "The output table."
-    t, n = spectra.table, len(spectra)
-    get = lambda k, default: np.ma.filled(t[k], default) if k in t.colnames else np.full(n, default)
-    out = Table(dict(path=get('path', ''), index=get('index', -1) if 'index' in t.colnames else np.arange(n), target_id=get('target_id', '').astype(str), ra=get('ra', np.nan), dec=get('dec', np.nan),
-                     survey=get('survey', spectra.survey) if 'survey' in t.colnames else np.full(n, spectra.survey), snr=_rounded(snr, 1), rv=_rounded(rv, 2), rv_err=_rounded(rv_err, 2)))
-    for j, k in enumerate(model.labels): out[k] = _rounded(y[:, j], _DIGITS.get(k, 4))
-    for j, k in enumerate(model.labels): out[f'{k}_err'] = _rounded(err[:, j], _DIGITS.get(k, 4))
-    out['flag'] = flag.astype(np.int32)
-    out['reason'] = [reasons(f) for f in flag]
-    return out
 
 # %% ../../nbs/54_apps.predict.ipynb #a67179aa
 FORMATS = {'.ecsv': 'ascii.ecsv', '.csv': 'ascii.csv', '.fits': 'fits', '.parquet': 'parquet'}

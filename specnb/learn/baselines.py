@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Callable
 import numpy as np, torch
 from fastcore.basics import patch
-from ..spectra.container import Spectra
+from ..spectra.container import columns, Spectra
 from ..models.mlp import MLP
 
 # %% ../../nbs/35_learn.baselines.ipynb #f681d869
@@ -46,7 +46,7 @@ def _stars(model, source, rows, labels):
     "The chosen stars, normalised, and their labels (n, k); those that lack a label are left out. ValueError when too few are left."
     s = source[np.asarray(rows)] if isinstance(source, Spectra) else source.read(np.asarray(rows))
     if missing := [k for k in labels if k not in s.table.colnames]: raise ValueError(f'no column {", ".join(map(repr, missing))} to learn from; the table has {", ".join(s.table.colnames)}')
-    y = np.stack([np.ma.filled(np.ma.asarray(s.table[k], dtype=float), np.nan) for k in labels], 1)
+    y = columns(s.table, labels)
     known = np.isfinite(y).all(1)
     if known.sum() < 2: raise ValueError(f'{known.sum()} of {len(y)} stars have all of {", ".join(labels)}: too few')
     return _seen(model, s[known]), y[known]

@@ -11,7 +11,7 @@ import numpy as np, torch
 from astropy.table import Table
 from fastcore.basics import patch
 from scipy.stats import binom, chisquare
-from ..spectra.container import Spectra
+from ..spectra.container import columns, Spectra
 from ..physics.survey import Vary, simulate
 from ..models.mlp import MLP
 from .data import split_by_id
@@ -28,7 +28,7 @@ def true_labels(
     if labels is not None: return np.asarray(labels, dtype=float)
     t = spectra.table
     if not set(names) & set(t.colnames): raise ValueError(f'the table has none of {", ".join(names)}: pass the true labels')
-    return np.stack([np.ma.filled(np.ma.asarray(t[k], dtype=float), np.nan) if k in t.colnames else np.full(len(t), np.nan) for k in names], 1)
+    return columns(t, names)
 
 # %% ../../nbs/38_learn.calibration.ipynb #b6b9ad62
 def ranks(

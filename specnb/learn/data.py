@@ -12,7 +12,7 @@ import numpy as np, torch
 from torch.nn.functional import max_pool1d
 from fastai.data.core import DataLoaders
 from fastcore.basics import patch
-from ..spectra.container import Spectra
+from ..spectra.container import columns, Spectra
 from ..spectra.store import Store
 from ..models.mlp import MLP, to_input
 
@@ -105,8 +105,7 @@ class SpectraLoader:
         self._check_columns(s.table.colnames)
         self.model.check(s)
         s = s if s.normalised else s.normalise(**self.model.normalise)
-        y = np.stack([np.ma.filled(np.ma.asarray(s.table[k], dtype=float), np.nan) for k in self.model.labels], 1)
-        return torch.from_numpy(s.flux), torch.from_numpy(s.ivar), self.model.scale(y)
+        return torch.from_numpy(s.flux), torch.from_numpy(s.ivar), self.model.scale(columns(s.table, self.model.labels))
     def __len__(self): return max(self.n//self.bs, 1) if self.shuffle else -(-self.n//self.bs)
 
 # %% ../../nbs/31_learn.data.ipynb #acd5dab6

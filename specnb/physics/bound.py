@@ -11,7 +11,7 @@ import numpy as np, torch
 from scipy.interpolate import BSpline
 from ..spectra.grid import C_KMS, Grid
 from ..spectra.continuum import running_mean
-from ..spectra.container import Spectra
+from ..spectra.container import columns, Spectra
 from .emulator import Emulator, LABELS
 
 # %% ../../nbs/11_physics.bound.ipynb #7bdf3e97
@@ -118,7 +118,7 @@ def survey_bound(
     k = np.flatnonzero((w >= em.grid.wavelength[0]) & (w <= em.grid.wavelength[-1]))
     grid = Grid.from_wavelength(w[k])
     em = em.on(grid, spectra.lsf)
-    x = np.stack([np.ma.filled(np.ma.asarray(spectra.table[c], dtype=float), np.nan) for c in LABELS], 1) if labels is None else np.asarray(labels, dtype=float)
+    x = columns(spectra.table, LABELS) if labels is None else np.asarray(labels, dtype=float)
     out, known = np.full((len(spectra), 4), np.inf), np.flatnonzero(np.isfinite(x).all(1))
     for i in np.array_split(known, range(chunk, len(known), chunk)):
         flux, ivar = spectra.flux[i][:, k], spectra.ivar[i][:, k]

@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from scipy import sparse
 from scipy.interpolate import BSpline
 from ..spectra.grid import C_KMS, LSF, Grid, _overlap, lsf_matrix
-from ..spectra.container import Spectra
+from ..spectra.container import columns, Spectra
 from ..spectra.continuum import normalise, running_mean
 from .emulator import LABELS, Emulator, _quadratic, _scaled
 from .bound import _continuum_basis
@@ -147,8 +147,9 @@ def _excess(left, ivar, err2):
 def _library_labels(em, spectra):
     "(n, 4) labels, NaN where one is missing, [alpha/Fe] typical where nobody measured it."
     if lack := [k for k in LABELS[:3] if k not in spectra.table.colnames]: raise ValueError(f'the table has no column {" or ".join(lack)}: the physics needs teff, logg and fe_h')
-    x = np.stack([np.ma.filled(np.ma.asarray(spectra.table[k], dtype=float), np.nan) for k in LABELS if k in spectra.table.colnames], 1)
-    return x if x.shape[1] == 4 else np.column_stack([x, typical_alpha(x[:, 2])])
+    x = columns(spectra.table, LABELS)
+    if 'alpha_fe' not in spectra.table.colnames: x[:, 3] = typical_alpha(x[:, 2])
+    return x
 
 def _labelled(em, spectra):
     "Stars with labels the emulator supports, and these (n, 4)."

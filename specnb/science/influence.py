@@ -10,7 +10,7 @@ import numpy as np, torch
 from astropy.table import Table
 from ..spectra.grid import LSF, lsf_matrix
 from ..spectra.continuum import _smoother
-from ..spectra.container import Spectra
+from ..spectra.container import columns, Spectra
 from ..physics.emulator import Emulator, LABELS
 from ..physics.bound import _continuum_basis
 from ..models.mlp import MLP
@@ -67,7 +67,7 @@ def _labels(spectra, labels):
     "(n, 4) labels given, or of the table."
     if labels is not None: return np.atleast_2d(np.asarray(labels, dtype=float))
     if lack := [k for k in LABELS if k not in spectra.table.colnames]: raise ValueError(f'no column {", ".join(lack)} in the table: pass labels=, such as the predictions of the network')
-    return np.stack([np.ma.filled(np.ma.asarray(spectra.table[k], dtype=float), np.nan) for k in LABELS], 1)
+    return columns(spectra.table, LABELS)
 
 # %% ../../nbs/43_science.influence.ipynb #6ad21e1d
 KINDS = ('weights', 'contribution', 'jacobian', 'depth')

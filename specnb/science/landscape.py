@@ -12,7 +12,7 @@ import numpy as np, torch
 from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import batch_norm, linear
-from ..spectra.container import Spectra
+from ..spectra.container import columns, Spectra
 from ..models.mlp import MLP
 from ..learn.train import label_loss
 
@@ -27,7 +27,7 @@ def stars(
     names = [k for k in model.labels if k in t.colnames] if labels is None else [labels] if isinstance(labels, str) else list(labels)
     if lack := [k for k in names if k not in model.labels or k not in t.colnames]: raise ValueError(f'{lack[0]} is not among what the network says ({", ".join(model.labels)}) and the table has')
     if not names: raise ValueError(f'the table has none of {", ".join(model.labels)}')
-    y = np.stack([np.ma.filled(np.ma.asarray(t[k], dtype=float), np.nan) if k in names else np.full(len(t), np.nan) for k in model.labels], 1)
+    y = columns(t[names], model.labels)
     return model.prepare(spectra), model.scale(y)
 
 def square_loss(
