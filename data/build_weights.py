@@ -80,15 +80,12 @@ def adapt(start, miles, stars, work, name, n, epochs, repeat):
     flux = r.flux[i] + rng.normal(size=(len(i), r.grid.n))/snr
     both = Spectra(np.concatenate([s.flux, flux]), np.concatenate([s.ivar, r.good[i]*snr**2]), LRS_GRID,
                    vstack([s.table[['target_id', *LABELS]], real.table[i][['target_id', *LABELS[:3]]]]), 'lamost and miles', s.lsf, True, s.normalised)
-    model = MLP(**{**config(start)})
-    model.load_state_dict(start.state_dict())
+    model = start.copy(card={})
     valid = split_by_id(s.table['target_id'], valid=.05, test=0) == 'valid'
     train = np.concatenate([np.flatnonzero(~valid), len(s) + np.arange(len(i))])
     fit(model, both, train, np.flatnonzero(valid), epochs, lr=8e-4, augment=REAL, checkpoint=work/f'{name}.safetensors', seed=2)
     model.learn_expected(s[:20000])
     return model
-
-def config(m): return {k: v for k, v in m._hub_mixin_config.items() if k != 'card'}
 
 def scores(pred, err, s, which):
     "Scores of dwarfs, giants and all."

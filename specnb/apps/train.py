@@ -15,14 +15,14 @@ from astropy.table import Table
 from fastai.torch_core import set_seed
 from .. import __version__
 from ..spectra.grid import LSF
-from ..spectra.container import Spectra
+from ..spectra.container import columns, Spectra
 from ..spectra.store import Store
 from ..physics.bound import survey_bound
 from ..physics.survey import SURVEYS, Vary
 from ..models.mlp import MLP
 from ..learn.data import split_by_id
 from ..learn.metrics import LABELS, score
-from ..learn.stars import label_matrix, loaded, on_grid, pieces, read_holdout, star_ids
+from ..learn.stars import label_matrix, loaded, on_grid, pieces, read_holdout, star_ids, widest
 from ..learn.train import fit
 from .hub import load_model
 from .command import number, numbers, progress_line, run_command, wrong_usage
@@ -44,10 +44,7 @@ def _new_model(source, labels, y, window, resolution):
 def _continued(model, y):
     "A copy of a network whose range of labels includes y."
     if not isinstance(model, MLP): raise ValueError(f'a {type(model).__name__} cannot be trained further: name a single network')
-    low, high = np.fmin(model.low.cpu().numpy(), np.nanmin(y, 0)), np.fmax(model.high.cpu().numpy(), np.nanmax(y, 0))
-    new = MLP(**{**model._hub_mixin_config, 'labels': list(model.labels), 'low': low.tolist(), 'high': high.tolist()})
-    new.load_state_dict(model.state_dict())
-    return new
+    return model.copy(labels=list(model.labels), **widest(model, y))
 
 # %% ../../nbs/53_apps.train.ipynb #958d4f3e
 def is_simulated(
@@ -75,7 +72,7 @@ def scores(
     for s in pieces(source, rows):
         p, e = model.predict(s)
         pred.append(p); err.append(e); true.append(label_matrix(s.table, model.labels, np.arange(len(s)), allow_missing))
-        if 'fe_h' in s.table.colnames: fe_h.append(np.ma.filled(np.ma.asarray(s.table['fe_h'], dtype=float), np.nan))
+        if 'fe_h' in s.table.colnames: fe_h.append(columns(s.table, ['fe_h'])[:, 0])
         if (left := bound - sum(map(len, crlb))) > 0: crlb.append(_limit(model, s[:left]))
     pred, err, true = map(np.concatenate, (pred, err, true))
     fe_h = np.concatenate(fe_h) if fe_h else None
@@ -286,6 +283,7 @@ def _threads(n):
     try: yield
     finally: torch.set_num_threads(before)
 
+# %% ../../nbs/53_apps.train.ipynb #66962c38
 def _work(data, labels, init, holdout, quick, n, epochs, lr, seed, window, resolution, allow_missing, threads, out, command):
     _check_usage(data, init, window, n, resolution)
     start, size = time.monotonic(), 'quick' if quick else 'full'

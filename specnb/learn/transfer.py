@@ -15,7 +15,7 @@ from ..models.mlp import MLP
 from ..models.adapt import add_lora, add_residual, between, freeze, join, merge_lora
 import specnb.models.expect                                                             # noqa: F401 (MLP learns what a star should look like)
 from .data import Augment, SpectraLoader, split_by_id
-from .stars import label_matrix, on_grid, star_ids
+from .stars import known_labels, label_matrix, on_grid, star_ids, widest
 from .train import Unfreeze, calibrate, fit, label_loss
 
 # %% ../../nbs/34_learn.transfer.ipynb #667bed82
@@ -47,17 +47,11 @@ def target_stars(
     return s._with(table=t)
 
 # %% ../../nbs/34_learn.transfer.ipynb #5c5c79a3
-def _copied(model, **config):
-    "The same network again, parts of its configuration changed."
-    new = MLP(**{**model._hub_mixin_config, 'card': dict(model.card), **config})
-    new.load_state_dict(model.state_dict())
-    return new
-
 def _start(model, strategy, rank, alpha, layers, units, prediction):
     "The network to train, with what must not learn frozen."
     if strategy == 'scratch': return MLP(**{**model._hub_mixin_config, 'card': {}, 'residual': None})
     if strategy == 'residual': return add_residual(model, units, prediction)
-    new = _copied(model, dropout=0.)
+    new = model.copy(dropout=0.)
     if strategy == 'lora': return add_lora(new, rank, alpha, layers)
     if strategy == 'last-layer': freeze(new.body)
     return new
@@ -133,16 +127,9 @@ def choose(
     return join(list(networks.values()), picks), table
 
 # %% ../../nbs/34_learn.transfer.ipynb #1e509361
-def _widest(model, y):
-    "Range of labels of the old and the new stars."
-    low, high = model.low.cpu().numpy(), model.high.cpu().numpy()
-    known = np.isfinite(y).any(0)
-    y = np.where(known, y, (low + high)/2)
-    return dict(low=np.fmin(low, np.nanmin(y, 0)).tolist(), high=np.fmax(high, np.nanmax(y, 0)).tolist())
-
 def _delivered(model, start, stars, valid, y):
     "A network that expects what it was adapted to: resolution, range of labels, and what such stars look like."
-    new = _copied(model, lsf=(stars.lsf or start.lsf).to_dict(), **_widest(start, y))
+    new = model.copy(lsf=(stars.lsf or start.lsf).to_dict(), **widest(start, y))
     rest = np.setdiff1d(np.arange(len(stars)), valid)
     try:
         new.learn_expected(stars[rest])
@@ -150,6 +137,11 @@ def _delivered(model, start, stars, valid, y):
     except ValueError: pass                                                              # too few stars: what it knew from the first survey stays
     return new.eval()
 
+_OPTIONS = {'lr', 'steps', 'wd', 'bs', 'unfreeze', 'rank', 'alpha', 'layers', 'units', 'prediction'}
+
+def _plain(v): return v.item() if hasattr(v, 'item') else v
+
+# %% ../../nbs/34_learn.transfer.ipynb #9252664d
 def split_stars(
     stars: Spectra, # see `target_stars`
     share: float = .2, # of the stars that validate
@@ -164,6 +156,7 @@ def split_stars(
         train, valid = np.flatnonzero(~chosen), np.flatnonzero(chosen)
     return train, valid
 
+# %% ../../nbs/34_learn.transfer.ipynb #13bfb5e8
 def adapt(
     model: MLP, # trained on another survey, left as it is
     stars: Spectra, # labelled, see `target_stars`
@@ -178,7 +171,7 @@ def adapt(
     if unknown := set(options) - _OPTIONS: raise ValueError(f'unknown options {", ".join(sorted(unknown))}: there are {", ".join(sorted(_OPTIONS))}')
     train, valid = split_stars(stars, share, seed)
     y, facts = _labels_of(stars, model, np.arange(len(stars))), dict(survey=stars.survey, stars=len(stars), validation=len(valid), seed=seed)
-    nets, notes = {'zero-shot': _copied(model).eval()}, {}
+    nets, notes = {'zero-shot': model.copy().eval()}, {}
     for k in strategies: nets[k], notes[k] = _adapted(model, stars, train, valid, k, seed, augment, progress, **options)
     if len(strategies) > 1:
         nets['auto'], why = choose(nets, stars[valid])
@@ -188,9 +181,6 @@ def adapt(
         nets[k].set_card(**{**model.card, 'transfer': dict(strategy=k, **facts, options={a: str(b) for a, b in options.items()}, **notes[k])})
     return nets
 
-_OPTIONS = {'lr', 'steps', 'wd', 'bs', 'unfreeze', 'rank', 'alpha', 'layers', 'units', 'prediction'}
-
-def _plain(v): return v.item() if hasattr(v, 'item') else v
 
 # %% ../../nbs/34_learn.transfer.ipynb #b52df2c5
 def transfer(
@@ -206,5 +196,5 @@ def transfer(
 ) -> MLP: # plain, saved and loaded as any other; `card['transfer']` says how it was made
     "The network, adapted."
     if strategy not in STRATEGIES: raise ValueError(f'unknown strategy {strategy!r}: choose from {", ".join(STRATEGIES)}')
-    if strategy == 'zero-shot': return _copied(model).eval()
+    if strategy == 'zero-shot': return model.copy().eval()
     return adapt(model, target_stars(model, target, rows), tuple(RECIPES) if strategy == 'auto' else (strategy,), share, seed, augment, progress, **options)[strategy]

@@ -90,12 +90,6 @@ def _save_pretrained(self: MLP, save_directory: Path):
     super(MLP, self)._save_pretrained(save_directory)
 
 # %% ../../nbs/22_models.adapt.ipynb #f7eca2d3
-def _copy(model, **config):
-    "A network of the same weights with parts of its configuration changed."
-    new = MLP(**{**(model._hub_mixin_config or {}), 'card': dict(model.card), **config})
-    new.load_state_dict(model.state_dict(), strict=False)
-    return new.to(model.mean.device).train(model.training)
-
 def add_residual(
     model: MLP, # left as it is
     units: int = 64, # of the head's hidden layer
@@ -103,7 +97,7 @@ def add_residual(
 ) -> MLP: # a copy
     "A frozen copy of a network with a head that corrects its outputs."
     if model.residual is not None: raise ValueError('the network has a residual head already')
-    new = _copy(model, residual=dict(units=units, prediction=prediction))
+    new = model.copy(strict=False, residual=dict(units=units, prediction=prediction))
     freeze(new)
     new.residual.requires_grad_(True)
     return new
@@ -115,7 +109,7 @@ def between(
     share: float, # 0 gives the old weights, 1 the new ones
 ) -> MLP: # a copy of `new` with other weights
     "The network part of the way from one to another, statistics of BatchNorm included."
-    mix, a, b = _copy(new), old.state_dict(), new.state_dict()
+    mix, a, b = new.copy(), old.state_dict(), new.state_dict()
     start = lambda k: a[k] if k in a else torch.zeros_like(b[k]) if k.startswith('residual.outer') else b[k]
     mix.load_state_dict({k: torch.lerp(start(k), v, share) if v.is_floating_point() and torch.isfinite(v).all() else v for k, v in b.items()})
     return mix
@@ -147,7 +141,7 @@ def join(
     models, choice = list(models), list(choice)
     _check_alike(models, choice)
     used = [m for i, m in enumerate(models) if i in choice]
-    if len(used) == 1: return _copy(used[0])
+    if len(used) == 1: return used[0].copy()
     heads = [m for m in used if m.residual is not None]
     units = sum(m.residual.inner.out_features for m in heads)
     sizes = [sum(l[0].out_features for l in layer) for layer in zip(*[m.body for m in used])]

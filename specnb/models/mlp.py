@@ -171,3 +171,14 @@ def predict(self: MLP,
     y, e = (torch.cat(p).cpu() for p in zip(*parts)) if parts else (torch.empty(0, len(self.labels)),)*2
     blank = (x == 0).all(1)
     return tuple(torch.where(blank[:, None], torch.nan, a).numpy() for a in (y, e))
+
+# %% ../../nbs/20_models.mlp.ipynb #c6b05b6a
+@patch
+def copy(self: MLP,
+    strict: bool = True, # False: parts the copy has and the original has not stay as they are made
+    **config, # arguments of `MLP` that are to be others
+) -> MLP: # on the same device, in the same mode
+    "The same network again."
+    new = MLP(**{**(self._hub_mixin_config or {}), 'card': dict(self.card), **config})
+    new.load_state_dict(self.state_dict(), strict=strict)
+    return new.to(self.mean.device).train(self.training)
