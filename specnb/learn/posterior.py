@@ -269,6 +269,7 @@ def _start_from(post, init):
     if init.labels != post.labels or init.shift.shape != post.shift.shape: raise ValueError(f'the posterior to start from describes {", ".join(init.labels)} of a network with {len(init.shift)} features and outputs')
     post.load_state_dict({**init.state_dict(), 'knots': post.knots})
 
+# %% ../../nbs/36_learn.posterior.ipynb #5811ea65
 @patch
 def set_card(self: Posterior,
     **facts, # how it was made, on what, how well it covers
@@ -294,6 +295,7 @@ def _ellipses(ax, mean, err, colour):
     t = np.linspace(0, 2*np.pi, 100)
     for k in (1, 2): ax.plot(mean[0] + k*err[0]*np.cos(t), mean[1] + k*err[1]*np.sin(t), c=colour, lw=1, ls='--')
 
+# %% ../../nbs/36_learn.posterior.ipynb #200deea0
 def plot_corner(
     samples, # (n, k) of one star, some thousands
     labels, # (k,) names

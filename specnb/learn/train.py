@@ -134,6 +134,11 @@ def _watched():
     "Whether somebody is looking: a notebook or a terminal."
     return sys.stdout.isatty() or hasattr(builtins, '__IPYTHON__')
 
+@contextmanager
+def _silent(learn):
+    with learn.no_bar(), learn.no_logging(): yield
+
+# %% ../../nbs/32_learn.train.ipynb #de6678a7
 def fit(
     model: MLP, # trained in place, left at its best epoch
     source, # `Spectra` or `Store` with the model's labels
@@ -161,10 +166,6 @@ def fit(
         elif check.best: model.load_state_dict(check.best)
     calibrate(model, learn.dls.valid)
     return learn
-
-@contextmanager
-def _silent(learn):
-    with learn.no_bar(), learn.no_logging(): yield
 
 # %% ../../nbs/32_learn.train.ipynb #b54fb8c4
 def calibrate(

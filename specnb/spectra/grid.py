@@ -239,6 +239,7 @@ def table(cls: LSF,
     "Resolving power that changes along the spectrum."
     return cls('table', R, wavelength)
 
+# %% ../../nbs/00_spectra.grid.ipynb #61697197
 @patch
 def sharper(self: LSF,
     factor: float, # by which the resolving power is larger; below one for a broader one
