@@ -1,16 +1,14 @@
 "Adapters are exact before they learn, what is frozen stays, no star is in two sets, and the showdown survives bad input."
-import json
-from importlib.resources import files
-from pathlib import Path
 import numpy as np, pytest, torch
 from astropy.table import Table
 from hypothesis import given, settings, strategies as st
 from specnb.apps.command import shown
 from specnb.apps.hub import load_model
-from specnb.apps.showdown import main, showdown
-from specnb.learn.compare import efficiency, stars_needed
-from specnb.learn.transfer import RECIPES, STRATEGIES, adapt, choose, split_stars, target_stars, transfer
-from specnb.models.adapt import add_lora, add_residual, between, hold_frozen, join, linear_layers, merge_lora, trained
+from specnb.apps import showdown as room
+from specnb.apps.showdown import main
+from specnb.learn.compare import compare, efficiency, over_limit
+from specnb.learn.transfer import RECIPES, adapt, choose, split_stars, target_stars, transfer
+from specnb.models.adapt import add_lora, add_residual, between, join, merge_lora, trained
 from specnb.models.mlp import MLP
 from specnb.physics.survey import simulate
 from specnb.spectra.store import write_store
@@ -161,3 +159,39 @@ def test_showdown_says_what_is_wrong(tmp_path, monkeypatch, args, status, words)
     monkeypatch.chdir(tmp_path)
     got, _, err = shown(main, args)
     assert got == status and words in err
+
+
+def test_a_bad_target_is_found_before_anything_is_trained(tmp_path, monkeypatch):
+    "Missing, as observed, or without a single label; nothing is left behind"
+    monkeypatch.setattr(room, '_pretrained', lambda *a: pytest.fail('a network was trained'))
+    s = simulate('desi', 60, seed=8)
+    write_store(s._with(rest=False), tmp_path/'moving.parquet')
+    write_store(s._with(table=s.table[['target_id']]), tmp_path/'bare.parquet')
+    for name, words in (('none', 'there is no such file'), ('moving', 'as observed'), ('bare', 'none of the labels')):
+        status, _, err = shown(main, ['--target', str(tmp_path/f'{name}.parquet'), '--out', str(tmp_path/'out')])
+        assert status == 1 and words in err and f'{name}.parquet' in err, err
+    assert not (tmp_path/'out').exists()
+
+
+def test_showdown_of_a_handful(tmp_path):
+    "Sixty stars, too few in any bin of S/N for a scatter over the limit"
+    write_store(simulate('desi', 60, seed=8), tmp_path/'few.parquet')
+    status, _, err = shown(main, ['--model', 'lrs-sim', '--target', str(tmp_path/'few.parquet'), '--stars', '30', '--sizes', '30', '--seeds', '1', '--threads', '1', '--out', str(tmp_path/'out')])
+    assert status == 0 and (tmp_path/'out'/'report.md').exists(), err
+
+
+def test_limits_belong_to_their_labels(desi):
+    "Whatever labels a method says, in whatever order"
+    said = {'all': desi.table[['teff', 'logg', 'fe_h', 'alpha_fe']], 'some': desi.table[['fe_h', 'teff']]}
+    crlb = Table({k: np.full(len(desi), v) for k, v in (('teff', 30.), ('logg', .1), ('fe_h', .05), ('alpha_fe', .02))})
+    t = compare(said, desi, crlb)
+    for k in ('teff', 'fe_h'): assert set(t['crlb'][t['label'] == k]) == {crlb[k][0]}
+    few = {k: v[:5] for k, v in said.items()}
+    assert len(over_limit(said, desi, crlb)) > 0 == len(over_limit(few, desi[:5], crlb[:5]))
+    with pytest.raises(ValueError, match='labels of other stars'): compare(said, desi[:5])
+
+
+@pytest.mark.parametrize('sizes', ['10,many', '5', '100,-3', ''])
+def test_sizes_that_are_none(tmp_path, sizes):
+    status, _, err = shown(main, ['--sizes', sizes, '--out', str(tmp_path/'out')])
+    assert status == 2 and '--sizes' in err
