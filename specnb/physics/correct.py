@@ -151,23 +151,28 @@ def _library_labels(em, spectra):
     if 'alpha_fe' not in spectra.table.colnames: x[:, 3] = typical_alpha(x[:, 2])
     return x
 
-def _labelled(em, spectra):
-    "Stars with labels the emulator supports, and these (n, 4)."
+def _check(spectra):
+    "ValueError for spectra whose lines lie, or are smeared, nobody knows how."
     if not spectra.rest: raise ValueError("these spectra are as observed: bring them to rest with .to(rest=True), from velocities in table['rv'] (see specnb.physics.rv)")
     if spectra.lsf is None: raise ValueError('the resolution of these spectra is unknown: set .lsf, for instance to LSF.R(1800)')
+
+def _labelled(em, spectra):
+    "Stars with labels the emulator supports, and these (n, 4)."
+    _check(spectra)
     labels = _library_labels(em, spectra)
     keep = em.supported(labels)
     if keep.sum() < 30: raise ValueError(f'{keep.sum()} stars with supported labels are too few to correct the physics by')
     return spectra[keep], labels[keep]
 
-def _pixels(em, spectra, width):
-    "The pixels well inside the emulator's, normalised flux and inverse variance there."
-    if spectra.normalised not in ('', 'running'): raise ValueError(f"line strengths want spectra not normalised, or by 'running', got {spectra.normalised!r}")
+def _pixels(em, spectra):
+    "Flux, inverse variance and grid of the pixels well inside the emulator's; ValueError for spectra that cannot be compared with it."
+    _check(spectra)
+    if spectra.normalised not in ('', 'running'): raise ValueError(f"the physics wants spectra not normalised, or by 'running', got {spectra.normalised!r}")
     w, e = spectra.wavelength, em.grid.wavelength
     k = np.flatnonzero((w > e[0] + 2*(w[1] - w[0])) & (w < e[-1] - 2*(w[-1] - w[-2])))
     if len(k) < 50: raise ValueError(f'only {len(k)} pixels of {spectra.grid} lie within the synthetic spectra, {e[0]:.0f} to {e[-1]:.0f} A')
-    grid, flux, ivar = Grid.from_wavelength(w[k]), spectra.flux[:, k], spectra.ivar[:, k]
-    return (grid, flux, ivar) if spectra.normalised else (grid, *normalise(flux, ivar, grid, width=width))
+    k = slice(k[0], k[-1] + 1)
+    return spectra.flux[:, k], spectra.ivar[:, k], spectra.grid if k == slice(0, spectra.grid.n) else Grid.from_wavelength(w[k])
 
 # %% ../../nbs/14_physics.correct.ipynb #35324946
 @patch
@@ -184,7 +189,8 @@ def strengths(self: Emulator,
     "How much stronger lines really are at each wavelength of the emulator."
     s, x = _labelled(self, spectra)
     pick = np.random.default_rng(0).permutation(len(s))[:most]
-    grid, n, ivar = _pixels(self, s[pick], width)
+    n, ivar, grid = _pixels(self, s[pick])
+    if not s.normalised: n, ivar = normalise(n, ivar, grid, width=width)
     err = np.maximum(label_err, 0 if 'alpha_fe' in s.table.colnames else [0, 0, 0, .1])
     v, at = _sight(self, grid, self.lsf.broader(s.lsf, self.grid), spacing, float(width), 1/np.maximum([*err, rv_err], 1e-3)**2)
     x, c, err2 = x[pick], np.zeros(len(at)), np.full(grid.n, .01**2)

@@ -10,11 +10,12 @@ from collections import namedtuple
 from functools import lru_cache
 import numpy as np, torch
 from astropy.table import Table
-from ..spectra.grid import C_KMS, Grid
+from ..spectra.grid import C_KMS
 from ..spectra.continuum import _smoother, normalise, running_mean
 from ..spectra.container import Spectra
 from .emulator import LABELS, Emulator
 from .bound import _continuum_basis, _invert
+from .correct import _pixels
 from .survey import _emulator, _instrument_emulator
 
 # %% ../../nbs/15_physics.fit.ipynb #ef4833de
@@ -124,22 +125,9 @@ def _fit_chunk(n, w, m, start, prior, steps, clip):
     free = used.sum(1) - len(LABELS) - (used @ (m.B > 0).float() > 0).sum(1)
     return x, A, chi2/free.clamp_min(1), done, first + taken
 
-# %% ../../nbs/15_physics.fit.ipynb #8cb91d2c
-def _pixels(spectra, em, width):
-    "Normalised flux and weights where the emulator reaches, and the grid of these pixels; ValueError for spectra that cannot be fitted."
-    if not spectra.rest: raise ValueError("these spectra are as observed: bring them to rest with .to(rest=True), from velocities in table['rv'] (see specnb.physics.rv)")
-    if spectra.lsf is None: raise ValueError('the resolution of these spectra is unknown: set .lsf, for instance to LSF.R(1800)')
-    if spectra.normalised not in ('', 'running'): raise ValueError(f"the fit wants spectra not normalised, or by 'running', got {spectra.normalised!r}")
-    w, s = spectra.wavelength, em.grid.wavelength
-    k = np.flatnonzero((w > s[0] + 2*(w[1] - w[0])) & (w < s[-1] - 2*(w[-1] - w[-2])))
-    if len(k) < 50: raise ValueError(f'only {len(k)} pixels of {spectra.grid} lie within the synthetic spectra, {s[0]:.0f} to {s[-1]:.0f} A')
-    k = slice(k[0], k[-1] + 1)
-    grid = spectra.grid if k == slice(0, spectra.grid.n) else Grid.from_wavelength(w[k])
-    return spectra.flux[:, k], spectra.ivar[:, k], grid
-
+# %% ../../nbs/15_physics.fit.ipynb #fb24349e
 _FEWEST = 50     # good pixels below which nothing is fitted
 
-# %% ../../nbs/15_physics.fit.ipynb #fb24349e
 def fit_labels(
     spectra: Spectra, # at rest, resolution known, not normalised or by the running mean; any grid that overlaps the emulator's
     emulator: Emulator = None, # the physics, at its own high resolution; default: the shipped one
@@ -152,7 +140,7 @@ def fit_labels(
 ) -> Table: # labels and <label>_err (K, dex; NaN without pixels), chi2 a degree of freedom, converged, edge, n_iter
     "Labels of all stars by weighted least squares on the emulator."
     em = emulator or _emulator()
-    flux, ivar, grid = _pixels(spectra, em, width)
+    flux, ivar, grid = _pixels(em, spectra)
     m, prior = _model(em, grid, spectra.lsf, float(width)), 1/max(rv_err, 1e-2)**2
     n, out = len(flux), dict(x=np.full((len(flux), 4), np.nan), err=np.full((len(flux), 4), np.nan), chi2=np.full(len(flux), np.nan), done=np.zeros(len(flux), bool), taken=np.zeros(len(flux), int))
     for i in range(0, n, chunk):
