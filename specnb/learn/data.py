@@ -14,7 +14,7 @@ from fastai.data.core import DataLoaders
 from fastcore.basics import patch
 from ..spectra.container import columns, Spectra
 from ..spectra.store import Store
-from ..models.mlp import MLP, to_input
+from ..models.mlp import MLP
 
 # %% ../../nbs/31_learn.data.ipynb #427d8a0f
 def split_by_id(
@@ -150,7 +150,7 @@ def _chunks(self: SpectraLoader, rng):
 def __iter__(self: SpectraLoader):
     rng, torch_rng = np.random.default_rng([self.seed, self.epoch]), torch.Generator().manual_seed(self.seed*100_003 + self.epoch)
     self.epoch += self.shuffle
-    looked_at, left = self.model.looked_at.cpu(), len(self)
+    left = len(self)
     rest = None
     for chunk in self._chunks(rng):
         if rest is not None: chunk = tuple(torch.cat(p) for p in zip(rest, chunk))
@@ -164,7 +164,7 @@ def __iter__(self: SpectraLoader):
             flux, ivar, y = (a[i] for a in chunk)
             if self.augment: flux, ivar = self.augment(flux, ivar, torch_rng)
             left -= 1
-            yield to_input(flux, (ivar > 0) & looked_at).to(self.device), y.to(self.device)
+            yield self.model.inputs(flux, ivar > 0).to(self.device), y.to(self.device)
 
 # %% ../../nbs/31_learn.data.ipynb #78278149
 @patch

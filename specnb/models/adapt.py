@@ -119,7 +119,8 @@ def _stack_layers(layers, into, first):
     "Layers of several networks (Linear, BatchNorm) as one; all look at the same spectrum, later ones at their own features."
     into[0].weight.copy_(torch.cat([l[0].weight for l in layers]) if first else torch.block_diag(*[l[0].weight for l in layers]))
     into[0].bias.copy_(torch.cat([l[0].bias for l in layers]))
-    for k in ('weight', 'bias', 'running_mean', 'running_var'): getattr(into[1], k).copy_(torch.cat([getattr(l[1], k) for l in layers]))
+    if isinstance(into[1], nn.BatchNorm1d):
+        for k in ('weight', 'bias', 'running_mean', 'running_var'): getattr(into[1], k).copy_(torch.cat([getattr(l[1], k) for l in layers]))
 
 def _own_rows(weight, m, models, choice):
     "Rows of a network's head, (n_out, ...), with zeros for labels that another network says."
@@ -151,7 +152,7 @@ def join(
         new.head.weight.copy_(torch.cat([_own_rows(m.head.weight, m, models, choice) for m in used], 1))
         new.head.bias.copy_(sum(_own_rows(m.head.bias, m, models, choice) for m in used))
         if units: _join_heads(new.residual, used, models, choice)
-        new.expect.copy_(used[0].expect); new.expect_limit.copy_(used[0].expect_limit)
+        for k in ('expect', 'expect_limit', 'soft', 'centre', 'basis'): getattr(new, k).copy_(getattr(used[0], k))
     return new.eval()
 
 def _check_alike(models, choice):
@@ -160,6 +161,8 @@ def _check_alike(models, choice):
     for m in models[1:]:
         for k in ('labels', 'errors', 'grid', 'normalise', 'window'):
             if getattr(m, k) != getattr(a, k): raise ValueError(f'the networks differ in {k}: {getattr(a, k)} and {getattr(m, k)}')
+        for k in ('soft', 'centre', 'basis'):
+            if not torch.equal(getattr(m, k), getattr(a, k)): raise ValueError('the networks look at their inputs differently')
         if not (torch.equal(m.mean, a.mean) and torch.equal(m.std, a.std)): raise ValueError('the networks scale their labels differently')
 
 def _join_heads(into, used, models, choice):

@@ -56,15 +56,16 @@ def direction(
     return out
 
 # %% ../../nbs/42_science.landscape.ipynb #8c4beeb7
-def _norm(bn, z, recompute):
-    "BatchNorm with the statistics kept, or with those of these stars."
-    return batch_norm(z, None if recompute else bn.running_mean, None if recompute else bn.running_var, bn.weight, bn.bias, recompute, eps=bn.eps)
+def _hidden(layer, z, recompute):
+    "What a hidden layer makes of the output of its linear part; BatchNorm with the statistics kept, or with those of these stars."
+    bn = layer[1]
+    return torch.relu(batch_norm(z, None if recompute else bn.running_mean, None if recompute else bn.running_var, bn.weight, bn.bias, recompute, eps=bn.eps)) if isinstance(bn, nn.BatchNorm1d) else bn(z)
 
 def _outputs(model, first, weight, recompute):
     "The network's outputs from what its first layer says and from the weights of the others."
     out = h = first
-    for i, (lin, bn, *_) in enumerate(model.body):
-        h = torch.relu(_norm(bn, linear(h, weight(f'body.{i}.0.weight'), lin.bias) if i else first, recompute))
+    for i, layer in enumerate(model.body):
+        h = _hidden(layer, linear(h, weight(f'body.{i}.0.weight'), layer[0].bias) if i else first, recompute)
     if len(model.body): out = linear(h, weight('head.weight'), model.head.bias)
     r = model.residual
     if r is None: return out
@@ -75,6 +76,7 @@ def _losses(model, x, y, dirs, points, loss, recompute):
     "(n_point,) losses at weights W + sum_j points[:, j] dirs[j]."
     W, name = linear_weights(model), 'body.0.0.weight' if len(model.body) else 'head.weight'
     if not len(model.body) and model.residual is not None: raise ValueError('a residual head on a network without hidden layers has no landscape here')
+    x = model.project(x)
     P0, P = linear(x, W[name], (model.body[0][0] if len(model.body) else model.head).bias), [linear(x, d[name]) for d in dirs]
     step = lambda start, steps, p: sum((float(a)*d for a, d in zip(p, steps) if a), start)
     at = lambda p: lambda k: step(W[k], [d[k] for d in dirs], p)

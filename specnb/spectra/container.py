@@ -132,7 +132,7 @@ def to(self: Spectra,
 # %% ../../nbs/03_spectra.container.ipynb #6d30fb61
 @patch
 def normalise(self: Spectra,
-    method: str = 'running', # 'running' (running mean) or 'envelope', see `specnb.spectra.continuum.normalise`
+    method: str = 'running', # 'running' (running mean), 'envelope' or 'reference' (flux at one wavelength), see `specnb.spectra.continuum.normalise`
     **kwargs, # passed on to it
 ) -> Spectra:
     "Every spectrum divided by its own continuum. ValueError when that was done already."
