@@ -139,22 +139,20 @@ def miles(path):
     spec.loader.exec_module(m)
     s = m.read_miles(path)
     s = s[m.in_range(s)]
-    return s._with(table=Table({**{k: s.table[k] for k in s.table.colnames}, 'alpha_fe': np.full(len(s), np.nan)})), m.config
+    return s._with(table=Table({**{k: s.table[k] for k in s.table.colnames}, 'alpha_fe': np.full(len(s), np.nan)}))
 
 
 def test_few_real_stars(shared_data):
     "lrs-sim adapted to stars of MILES, a flow fitted on the same few and recalibrated on those that chose the epoch; scored on the others, three times"
     if not (shared_data/'miles.npz').exists(): pytest.skip('no miles.npz here')
     source, labels, parts = load_model('lrs-sim'), ['teff', 'logg', 'fe_h'], []
-    s, config = miles(shared_data/'miles.npz')
-    s = s.normalise(**source.normalise)
+    s = miles(shared_data/'miles.npz').normalise(**source.normalise)
     order = np.random.default_rng(0).permutation(len(s))
     for fold in range(3):
         test = order[fold::3]
         rest = np.setdiff1d(order, test, assume_unique=True)
         valid, train = rest[:70], rest[70:]
-        model = MLP(**config(source))
-        model.load_state_dict(source.state_dict())
+        model = source.copy(card={})
         fit(model, s, train, valid, 12, lr=slice(1e-4, 1e-3), bs=32, augment=Augment(noise=.8, rv=8, lines=.1, lines_width=8), seed=fold, progress=False)
         post = fit_posterior(model, s, train, valid, labels=labels, epochs=30, lr=1e-3, augment=Augment(noise=.8), seed=fold, progress=False).recalibrate(s[valid])
         y, e = model.predict(s[test])

@@ -113,8 +113,7 @@ def test_between_is_linear_in_weights():
 
 def test_choice_of_the_better(base, desi):
     "A network made worse for one label loses that label only"
-    worse = MLP(**base._hub_mixin_config)
-    worse.load_state_dict(base.state_dict())
+    worse = base.copy()
     with torch.no_grad(): worse.head.bias[1] += 2
     picked, why = choose({'zero-shot': base, 'full': worse.eval()}, desi)
     assert why['strategy'][1] == 'zero-shot' and why['stars'][1] == len(desi)
