@@ -209,8 +209,7 @@ def _discs(pred, out):
 
 def _figures(out, target, curves, pred, labels):
     "Figures of the report; the table of the discs."
-    shown_labels = [k for k in ('fe_h', 'alpha_fe', 'teff', 'logg') if k in labels][:2]
-    for q in ('sigma', 'r2'): _save(plot_curve(curves, shown_labels, q, title=target.what), out/f'efficiency_{q}.png')
+    for q in ('sigma', 'r2'): _save(plot_curve(curves, [k for k in ('fe_h', 'alpha_fe', 'teff', 'logg') if k in labels][:2], q, title=target.what), out/f'efficiency_{q}.png')
     for k in ('zero-shot', 'auto'):
         axes = plot_labels(*(columns(pred, [f'{s}: {l}' for l in labels]) for s in (k, 'true')), labels)
         axes[0, 0].figure.suptitle(f'{target.what}: {k}', fontsize=10)
@@ -343,11 +342,9 @@ def showdown(
     said = labels_by(methods | more, to.test)
     crlb, limit, unknown = _against(said, to, out)
     table, pred = table1(said, to, crlb), _predictions(said, to.test, net.labels)
-    write_table(table, out/'table1.ecsv')
-    write_table(pred, out/'labels.parquet')
+    for t, name in ((table, 'table1.ecsv'), (pred, 'labels.parquet')): write_table(t, out/name)
     say('how many stars? ' + ', '.join(f'{n:,}' for n in setting['sizes']) + f'; {setting["seeds"]} draws of each')
-    eff = _curves(out, net, to, setting, seed, options)
-    curves = curve(eff)
+    curves = curve(eff := _curves(out, net, to, setting, seed, options))
     discs = _figures(out, to, curves, pred, known_labels(to.test.table, net.labels))
     notes = ''.join(f'- without {k}: {why}\n' for k, why in (missing | unknown).items())
     _write(out/'report.md', report_text(table, limit, curves, discs, command=command, version=__version__, source=what, target=to.what, n_stars=len(drawn), n_test=len(to.test), notes=notes, seeds=setting['seeds'], most=int(eff['stars'].max())))
