@@ -74,7 +74,7 @@ def _add_samples(t, posterior, spectra, n, blank):
     y[blank] = np.nan
     for j, k in enumerate(posterior.labels): t[f'{k}{_SAMPLES}'] = np.ascontiguousarray(y[..., j])
 
-_DIGITS = dict(teff=1, logg=3, fe_h=3, alpha_fe=3)  # far below any error
+_DIGITS = dict(teff=1, logg=3, fe_h=3, alpha_fe=3, alpha_m=3, ak=4)  # far below any error
 
 def _rounded(x, digits): return np.round(np.asarray(x, dtype=float), digits)
 

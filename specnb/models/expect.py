@@ -26,7 +26,7 @@ def label_terms(
 @patch
 def expected(self: MLP,
     labels, # (n, k) in the order and units of `self.labels`
-) -> np.ndarray: # (n, n_pix) normalised flux
+) -> np.ndarray: # (n, n_pix) normalised flux, on the scale of `MLP.stretch`
     "Spectra that stars with these labels had in training."
     return label_terms(self.scale(labels).numpy(), self.degree) @ self.expect.cpu().numpy()
 
@@ -44,8 +44,8 @@ def learn_expected(self: MLP,
     A = label_terms(self.scale(y).numpy(), self.degree)
     if len(A) < 2*A.shape[1]: raise ValueError(f'{len(A)} stars with all labels are too few to learn {A.shape[1]} terms from')
     solver = np.linalg.pinv(A.astype(float)).astype(np.float32)
-    flux = np.clip(s.flux, -1, 3)
-    flux[~s.good] = 1
+    flux = self.stretch(torch.from_numpy(s.flux)).numpy() if self.arcsinh else np.clip(s.flux, -1, 3)
+    flux = np.where(s.good, flux, self.centre.cpu().numpy() if self.arcsinh else 1)
     for _ in range(rounds):
         fit = solver @ flux
         flux = np.where(s.good, flux, A @ fit)
@@ -63,9 +63,10 @@ def excess(self: MLP,
     labels = self.predict(s)[0] if labels is None else np.asarray(labels)
     good = s.good & self.looked_at.cpu().numpy()
     n = np.maximum(good.sum(1), 1)
-    d = np.where(good, np.clip(s.flux - self.expected(np.nan_to_num(labels)), -1, 1), 0)
-    noise = np.divide(1, s.ivar, out=np.zeros_like(s.ivar), where=good)
-    var = (np.square(d) - noise).sum(1)/n
+    flux = torch.from_numpy(s.flux)
+    d = np.where(good, np.clip(self.stretch(flux).numpy() - self.expected(np.nan_to_num(labels)), -1, 1), 0)
+    err = np.sqrt(np.divide(1, s.ivar, out=np.zeros_like(s.ivar), where=good))
+    var = (np.square(d) - np.square(self.stretched_error(flux, torch.from_numpy(err)).numpy())).sum(1)/n
     return np.where(good.any(1), np.sqrt(np.maximum(var, 0)), np.nan)
 
 @patch

@@ -96,12 +96,27 @@ def set_card(self: MLP,
 
 # %% ../../nbs/20_models.mlp.ipynb #1b2abb36
 @patch
+def stretch(self: MLP,
+    flux: torch.Tensor, # (n, n_pix) normalised flux
+) -> torch.Tensor: # (n, n_pix) the flux, or arcsinh(flux/soft)
+    "The scale on which this network compares spectra."
+    return torch.arcsinh(flux/self.soft.cpu()) if self.arcsinh else flux
+
+@patch
+def stretched_error(self: MLP,
+    flux: torch.Tensor, # (n, n_pix) normalised flux
+    err: torch.Tensor, # (n, n_pix) its error
+) -> torch.Tensor: # (n, n_pix)
+    "Error of the flux on that scale."
+    return err/torch.hypot(flux, self.soft.cpu()) if self.arcsinh else err
+
+@patch
 def inputs(self: MLP,
     flux: torch.Tensor, # (n, n_pix) normalised flux
     good: torch.Tensor, # (n, n_pix) True where a pixel may be used
 ) -> torch.Tensor: # (n, n_pix) 5 (flux - 1) clipped to +-5, or arcsinh(flux/soft) less its mean; 0 where unusable or not looked at
     "Network input of normalised flux."
-    x = torch.arcsinh(flux/self.soft.cpu()) - self.centre.cpu() if self.arcsinh else ((flux - 1)*5).clamp(-5, 5)
+    x = self.stretch(flux) - self.centre.cpu() if self.arcsinh else ((flux - 1)*5).clamp(-5, 5)
     return x*(good & self.looked_at.cpu())
 
 # %% ../../nbs/20_models.mlp.ipynb #db375e2b
@@ -138,7 +153,7 @@ def learn_inputs(self: MLP,
     flux, err = torch.from_numpy(s.flux), torch.from_numpy(np.where(s.good, 1/np.sqrt(np.where(s.good, s.ivar, 1)), np.nan))
     if self.arcsinh:
         self.soft.copy_(_SOFT*err.nanmedian(0).values.nan_to_num(1.).clamp(min=1e-6))
-        err = err/torch.hypot(flux, self.soft.cpu())
+        err = self.stretched_error(flux, err)
         self.centre.zero_()
         self.centre.copy_(self.inputs(flux, good).sum(0)/good.sum(0).clamp(min=1))
     if not self.n_basis: return
