@@ -27,7 +27,7 @@ class Attribution:
     label: str # which label
     method: str # how it was found
     delta: np.ndarray = None # (n,) sum over the pixels minus the change of the label, for integrated gradients
-    change: np.ndarray = None # (n,) label of the star minus label of the continuum, likewise
+    change: np.ndarray = None # (n,) label of the star minus label of the baseline, likewise
     def __len__(self): return len(self.values)
     def __repr__(self): return f'Attribution of {self.label} by {self.method}, {len(self)} stars' + (f', sums right within {self.error:.1%}' if self.delta is not None else '')
 
@@ -65,17 +65,23 @@ def _in_use(model):
     try: yield
     finally: model.train(training)
 
-def _explain(output, x, method, steps, samples, noise, rows):
+def _by_flux(model):
+    "Inputs as a function of normalised flux, and its inverse."
+    if model.arcsinh: return lambda f: torch.arcsinh(f/model.soft) - model.centre, lambda x: model.soft*torch.sinh(x + model.centre)
+    return lambda f: 5*(f - 1), lambda x: 1 + x/5
+
+def _explain(model, output, x, method, steps, samples, noise, rows):
     "Attributions (k, n_pix), deltas and changes (k,) of one chunk of inputs."
     used, none = (x != 0).float(), torch.zeros(len(x), device=x.device)
     args = dict(additional_forward_args=used)
     if method == METHODS[0]:
         a, delta = IntegratedGradients(output).attribute(x, 0., n_steps=steps, internal_batch_size=rows, return_convergence_delta=True, **args)
         with torch.no_grad(): return a.detach(), delta.detach(), output(x, used) - output(0*x, used)
-    x = x.clone().requires_grad_()
-    if method == METHODS[1]: a = Saliency(output).attribute(x, abs=False, **args)
-    else: a = NoiseTunnel(Saliency(output)).attribute(x, nt_type='smoothgrad', nt_samples=samples, stdevs=5*noise, abs=False, **args)
-    return 5*a.detach()*(x.detach().abs() < 5), none, none                       # x is 5 (flux - 1), and clipped
+    to_x, to_flux = _by_flux(model)
+    flux, by = to_flux(x).requires_grad_(), Saliency(lambda f, used: output(to_x(f), used))
+    if method == METHODS[1]: a = by.attribute(flux, abs=False, **args)
+    else: a = NoiseTunnel(by).attribute(flux, nt_type='smoothgrad', nt_samples=samples, stdevs=noise, abs=False, **args)
+    return a.detach() if model.arcsinh else a.detach()*(x.abs() < 5), none, none  # clipped inputs do not change with flux
 
 # %% ../../nbs/41_science.attribution.ipynb #f8b2a232
 def attribute(
@@ -85,7 +91,7 @@ def attribute(
     method: str = 'integrated-gradients', # or 'saliency', 'smoothgrad'
     steps: int = 128, # of the integral
     samples: int = 32, # noisy copies, for SmoothGrad
-    noise: float = .05, # their noise in units of the continuum, for SmoothGrad
+    noise: float = .05, # their noise in units of the normalised flux, for SmoothGrad
     tolerance: float = .05, # largest error of the sums over the typical change of the label; beyond it a warning
     rows: int = 2048, # spectra in memory at a time
     seed: int = 0, # of the noise
@@ -101,7 +107,7 @@ def attribute(
     output = lambda x, used: model(x*used)[:, j]*model.std[j]
     with _in_use(model), torch.random.fork_rng():
         torch.manual_seed(seed)
-        parts = [_explain(output, c.to(model.mean.device), method, steps, samples, noise, rows) for c in x.split(size)]
+        parts = [_explain(model, output, c.to(model.mean.device), method, steps, samples, noise, rows) for c in x.split(size)]
     a, delta, change = (np.where(blank[:, None] if p[0].ndim > 1 else blank, np.nan, torch.cat(p).cpu().numpy()) for p in zip(*parts))
     out = Attribution(a, model.grid.wavelength, label, method, *((delta, change) if method == METHODS[0] else ()))
     if out.error > tolerance: warnings.warn(f'the attributions miss the change of {label} by up to {out.error:.0%} of its typical size: raise steps above {steps}')
