@@ -87,7 +87,8 @@ def _rows(spectra, model, snr, rv, rv_err, y, err, flag):
     for j, k in enumerate(model.labels): out[k] = _rounded(y[:, j], _DIGITS.get(k, 4))
     for j, k in enumerate(model.labels): out[f'{k}_err'] = _rounded(err[:, j], _DIGITS.get(k, 4))
     out['flag'] = flag.astype(np.int32)
-    out['reason'] = [reasons(f) for f in flag]
+    kinds, which = np.unique(flag, return_inverse=True)
+    out['reason'] = np.array([reasons(f) for f in kinds])[which]
     return out
 
 # %% ../../nbs/54_apps.predict.ipynb #13208b17
@@ -173,13 +174,13 @@ def _blocks(paths, survey, block, *how):
 def _kept(folder, name, function, schema):
     "The table of a block and its samples (an Arrow table, or the file they are in): from disk when an earlier run made them, else made and put aside."
     if folder is None: return _parted(function(), schema)
-    path = folder/f'{hashlib.sha1(name.encode()).hexdigest()}.ecsv'
-    wide = path.with_suffix('.parquet') if schema else None
-    if path.exists(): return Table.read(path, format='ascii.ecsv'), wide
+    path = folder/f'{hashlib.sha1(name.encode()).hexdigest()}.rows'
+    wide = path.with_suffix('.samples') if schema else None
+    if path.exists(): return Table.read(path, format='parquet'), wide
     t, samples = _parted(function(), schema)
     folder.mkdir(exist_ok=True)
     if schema: _write_samples([samples], schema, wide)
-    t.write(path.with_suffix('.part'), format='ascii.ecsv', overwrite=True)
+    t.write(path.with_suffix('.part'), format='parquet', overwrite=True)
     os.replace(path.with_suffix('.part'), path)                                          # last: where it is, the samples are
     return t, wide
 

@@ -168,7 +168,7 @@ def envelope(
 
 # %% ../../nbs/02_spectra.continuum.ipynb #d2f1fd2c
 def _reference(f, good, ivar, grid, at=(5500., 7500.), width=200., least=5.):
-    "Scale (n, 1) of each star: mean flux around the first of some wavelengths where it is positive and exceeds its noise by `least`; 0 where it is at none."
+    "Scale (n, 1) of each star: mean flux around the first of some wavelengths where it exceeds its noise by `least`, and a fiftieth of the star's mean; 0 where it does nowhere."
     scale = np.zeros(len(f), np.float32)
     inverse = np.divide(1, ivar, out=np.zeros_like(f), where=good)
     for w in at[::-1]:
@@ -176,7 +176,7 @@ def _reference(f, good, ivar, grid, at=(5500., 7500.), width=200., least=5.):
         n = np.count_nonzero(good[:, near], axis=1)
         mean = f[:, near].sum(1)/np.maximum(n, 1)
         noise = np.sqrt(inverse[:, near].sum(1)/np.maximum(n, 1))                          # of one pixel: neighbours share theirs
-        scale = np.where((n >= .5*max(near.sum(), 1)) & (mean > least*noise), mean, scale)
+        scale = np.where((n >= .5*max(near.sum(), 1)) & (mean > np.maximum(least*noise, .02)), mean, scale)
     return scale[:, None]
 
 def reference(
