@@ -6,7 +6,7 @@ from astropy.stats import biweight_scale
 from astropy.table import MaskedColumn, Table
 from hypothesis import given, settings, strategies as st
 pytest.importorskip('dust_extinction'); pytest.importorskip('astropy_healpix')
-from specnb.science.dust import COLOURS, IntrinsicColour, agreement, band_ratios, colour_extinction, colour_of, curve, deredden, intrinsic_colour, redden
+from specnb.science.dust import COLOURS, PASSBANDS, IntrinsicColour, _amount, _excess, agreement, band_extinction, colour_extinction, colour_of, curve, deredden, intrinsic_colour, redden
 from specnb.science.sky import _pixels, adaptive_map, dust_map, galactic, nside_for, plot_map, plot_maps
 from specnb.spectra.container import Spectra
 from specnb.spectra.grid import Grid
@@ -84,9 +84,27 @@ def stars(n, seed, per_star=.02):
     y = np.stack([rng.uniform(4000, 6500, n), rng.uniform(.5, 4.8, n), rng.uniform(-1.5, .4, n), rng.uniform(0, .3, n)], 1)
     ak, x, size = np.where(np.abs(b) > 30, .007/np.abs(np.sin(np.radians(b))), cloud(l, b)), 5040/y[:, 0], np.array([50, .05, .03, .02])
     mags = dict(k=10 + 0*x, h=10.05 + .2*x, j=9.8 + .9*x + .03*y[:, 2]*y[:, 1]/3, g=11 + 2*x**2, rp=11 + 1.2*x, bp=10.5 + 2.9*x + .05*y[:, 2])
-    ratio = band_ratios()
     return Table(dict(l=l, b=b, ak=ak, **dict(zip(NAMES, (y + size*rng.normal(size=y.shape)).T)), **{f'{k}_err': np.full(n, s) for k, s in zip(NAMES, size)},
-                      **{f'{k}_mag': m + ratio[k]*ak + per_star*rng.normal(size=n) for k, m in mags.items()}))
+                      **{f'{k}_mag': m + band_extinction(k, ak, y[:, 0]) + per_star*rng.normal(size=n) for k, m in mags.items()}))
+
+
+@few
+@given(st.sampled_from(COLOURS), st.floats(-.3, 3), st.floats(3000, 9000), st.sampled_from(['G23', 'F19']))
+def test_an_excess_gives_back_its_dust(colour, a_k, teff, law):
+    excess = np.array([_excess(colour, a_k, teff, law, 3.1)])
+    a, per_ak = _amount(colour, excess, teff, law, 3.1)
+    assert a[0] == pytest.approx(a_k, abs=2e-3) and per_ak[0] > 0
+
+
+@few
+@given(st.floats(3500, 8000), st.floats(.01, 2), st.floats(2.5, 5))
+def test_bands_of_a_black_body(teff, a_k, r_v):
+    "Against the integral done directly, and in the order of their wavelengths"
+    nm = np.arange(320, 1061, 1.)
+    n = np.interp(nm, *PASSBANDS['bp'], left=0, right=0)*nm**-4/np.expm1(1.438777e7/(nm*teff))
+    direct = -2.5*np.log10((n*10**(-.4*a_k*curve(10*nm, r_v=r_v)/curve(21590, r_v=r_v))).sum()/n.sum())
+    assert band_extinction('bp', a_k, teff, r_v=r_v) == pytest.approx(direct, rel=.005)
+    assert (np.diff([band_extinction(k, a_k, teff, r_v=r_v) for k in ('bp', 'g', 'rp', 'j', 'h', 'k')]) < 0).all()
 
 
 @pytest.mark.parametrize('colour', COLOURS)
