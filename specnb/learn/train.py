@@ -25,17 +25,17 @@ from .data import Augment, loaders
 
 # %% ../../nbs/32_learn.train.ipynb #2e333ea5
 def label_loss(
-    out: torch.Tensor, # (n, k) predictions, or (n, 2 k) predictions and log variances
+    out: torch.Tensor, # (n, k) predictions, or (n, 2 k) predictions and log variances; (members, n, ...) of a committee
     y: torch.Tensor, # (n, k) scaled labels, NaN where missing
 ) -> torch.Tensor: # scalar
     "Gaussian negative log likelihood over the labels that are known (mean square without variances)."
     k, known = y.shape[1], torch.isfinite(y)
-    d = torch.where(known, out[:, :k] - torch.where(known, y, 0), 0)
-    if out.shape[1] == k: terms = d**2
+    d = torch.where(known, out[..., :k] - torch.where(known, y, 0), 0)
+    if out.shape[-1] == k: terms = d**2
     else:
-        s = out[:, k:].clamp(-8, 6)
+        s = out[..., k:].clamp(-8, 6)
         terms = torch.where(known, .5*(d**2*torch.exp(-s) + s), 0)
-    return terms.sum()/known.sum().clamp(min=1)
+    return terms.sum()/known.sum().clamp(min=1)                                           # a committee: the sum over its members, who learn each by itself
 
 # %% ../../nbs/32_learn.train.ipynb #2423d10a
 def split_layers(

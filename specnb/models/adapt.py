@@ -57,7 +57,8 @@ class LowRank(nn.Module):
 def linear_layers(
     model: MLP, # a network
 ) -> list: # of `nn.Linear`, the first sees the spectrum
-    "The layers LoRA may change: those of the body and the head."
+    "The layers LoRA may change: those of the body and the head; ValueError for a committee."
+    if model.members > 1: raise ValueError(f'a committee of {model.members} has no single linear layers: train it further as a whole')
     return [layer[0] for layer in model.body] + [model.head]
 
 def add_lora(
@@ -159,7 +160,7 @@ def _check_alike(models, choice):
     a = models[0]
     if len(choice) != len(a.labels): raise ValueError(f'{len(choice)} choices for {len(a.labels)} labels')
     for m in models[1:]:
-        for k in ('labels', 'errors', 'grid', 'normalise', 'window'):
+        for k in ('members', 'labels', 'errors', 'grid', 'normalise', 'window'):
             if getattr(m, k) != getattr(a, k): raise ValueError(f'the networks differ in {k}: {getattr(a, k)} and {getattr(m, k)}')
         for k in ('soft', 'centre', 'basis'):
             if not torch.equal(getattr(m, k), getattr(a, k)): raise ValueError('the networks look at their inputs differently')
