@@ -18,15 +18,16 @@ from .container import Spectra
 from .store import ReadError, Store
 from .formats import (COLUMNS, Part, _is_desi, _is_lamost, _is_sdss, _names, checked, gather, join, load_bytes,
     read_desi, read_lamost, read_sdss, scan_fits)
+from .gaia import _is_gaia, _is_gaia_text, read_gaia
 from .tables import find_columns, read_fits_table, read_parquet, read_text
 
 # %% ../../nbs/09_spectra.readers.ipynb #a28344c0
-_SURVEYS = dict(lamost=(_is_lamost, read_lamost), desi=(_is_desi, read_desi), sdss=(_is_sdss, read_sdss))
+_SURVEYS = dict(lamost=(_is_lamost, read_lamost), desi=(_is_desi, read_desi), sdss=(_is_sdss, read_sdss), gaiaxp=(_is_gaia, read_gaia))
 _KINDS = ('auto', *_SURVEYS, 'table', 'specutils')
 
 def detect(
     path, # a file
-) -> str: # 'lamost', 'desi', 'sdss', 'table' (plain FITS, text or Parquet table) or 'specutils' (some other FITS file)
+) -> str: # 'lamost', 'desi', 'sdss', 'gaiaxp', 'table' (plain FITS, text or Parquet table) or 'specutils' (some other FITS file)
     "What a file is by its content; ReadError when it cannot be opened."
     return _detect(path, load_bytes(path))[0]
 
@@ -35,7 +36,7 @@ def _detect(path, raw):
     "Kind of file, and the HDUs if it is FITS."
     if raw[:6] != b'SIMPLE':
         if Path(path).name.lower().endswith(('.fits', '.fit', '.fits.gz', '.fit.gz')): scan_fits(raw, path)
-        return 'table', None
+        return 'gaiaxp' if raw[:4] != b'PAR1' and _is_gaia_text(raw) else 'table', None
     hdus = scan_fits(raw, path)
     kind = next((k for k, (known, _) in _SURVEYS.items() if known(hdus)), None)
     columns = [find_columns(_names(h)) for h in hdus[1:]]
@@ -101,9 +102,9 @@ def _check_options(survey, options):
 # %% ../../nbs/09_spectra.readers.ipynb #19bf4a8e
 def read(
     path, # a file of any kind, or a folder that is a store
-    survey: str = 'auto', # or 'lamost', 'desi', 'sdss', 'table', 'specutils' to insist on one
+    survey: str = 'auto', # or 'lamost', 'desi', 'sdss', 'gaiaxp', 'table', 'specutils' to insist on one
     **options, # for plain tables that do not say it: unit ('nm'), snr (per pixel), resolution (R), air (True)
-) -> Spectra: # one spectrum for LAMOST, SDSS and text; all targets for DESI and Parquet
+) -> Spectra: # one spectrum for LAMOST, SDSS and text; all targets for DESI, Gaia XP and Parquet
     "Read one file. ReadError names the file, the problem and a way out."
     _check_options(survey, options)
     if Path(path).is_dir() and any(Path(path).glob('*.parquet')): return Store(path).read()
@@ -112,7 +113,8 @@ def read(
     return batches[0]
 
 # %% ../../nbs/09_spectra.readers.ipynb #b9bcab54
-_SUFFIXES = ('.fits', '.fit', '.fits.gz', '.fit.gz', '.ecsv', '.csv', '.parquet')
+_SUFFIXES = ('.fits', '.fit', '.fits.gz', '.fit.gz', '.ecsv', '.csv', '.csv.gz', '.xml', '.vot', '.parquet')
+_ASIDE = '_sampling.csv'                              # the wavelengths GaiaXPy writes beside its spectra
 
 def _expand(path, base=''):
     "Paths one argument stands for."
@@ -126,7 +128,7 @@ def _expand(path, base=''):
     if base and not os.path.isabs(text) and not glob(text): text = os.path.join(base, text)
     if os.path.isdir(text):
         for folder, _, names in os.walk(text):
-            yield from (os.path.join(folder, n) for n in names if n.lower().endswith(_SUFFIXES) and not n.startswith('.'))
+            yield from (os.path.join(folder, n) for n in names if n.lower().endswith(_SUFFIXES) and not n.startswith('.') and not n.endswith(_ASIDE))
     elif not os.path.exists(text) and (found := glob(text, recursive=True)):
         for f in found: yield from _expand(f)
     else: yield text
