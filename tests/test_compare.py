@@ -7,6 +7,7 @@ from specnb.apps import compare as room
 from specnb.apps.command import shown
 from specnb.apps.compare import compare_methods, main, star_sets, star_subsets, subset_scores
 from specnb.learn.baselines import cannon, neighbours, ridge, xgboost
+from specnb.learn.library import Quality
 from specnb.models.mlp import MLP
 from specnb.physics.survey import simulate
 from specnb.spectra.container import Spectra
@@ -87,18 +88,18 @@ def test_the_cannon_learns_from_stars_with_all_labels(net, stars):
 
 def test_no_star_in_two_sets(stars):
     sets = star_sets(stars.table, LABELS)
-    assert [len(v) for v in sets.values()] == [500, 200, 200]
+    assert [len(v) for v in sets.values()] == [480, 192, 192]                               # without those whose [Fe/H] is unknown
     other = star_sets(stars.table[['target_id', *LABELS]], LABELS)                           # without a column: by id
     assert not set(other['train']) & set(other['on']) and len(set(map(tuple, other.values()))) == 3
     t = stars.table.copy()
     t['target_id'][899] = t['target_id'][898]
-    assert len(star_sets(t, LABELS)['on']) == 199                                            # one star, two spectra: counted once
+    assert len(star_sets(t, LABELS)['on']) == 191                                            # one star, two spectra: counted once
     t['target_id'][899] = t['target_id'][0]
     with pytest.raises(ValueError, match='1 stars are in two'): star_sets(t, LABELS)
     t = stars.table.copy()
     t['split'][t['split'] == 'test'] = 'none'
     with pytest.raises(ValueError, match='too few'): star_sets(t, LABELS)
-    assert len(star_sets(t, LABELS, on='valid')['on']) == 200
+    assert len(star_sets(t, LABELS, on='valid')['on']) == 192
     t['teff'][3] = -9999
     with pytest.raises(ValueError, match='row 3'): star_sets(t, LABELS, on='valid')
 
@@ -107,7 +108,7 @@ def test_subsets_of_what_is_known(stars):
     kinds = star_subsets(stars.table, stars.snr)
     assert set(kinds) == {'full', 'dwarfs', 'giants', 'metal-poor', 'metal-rich', 'faint'} and abs(kinds['faint'].mean() - .2) < .01
     assert not (kinds['metal-poor'] & np.isnan(stars.table['fe_h'])).any()
-    t = Table(dict(g_mag=[13., 15], quality=[0, 4], teff=[5000., 5000], snr_apogee=[99., 99]))
+    t = Table(dict(g_mag=[13., 15], quality=[int(Quality.NO_AK), int(Quality.HOT_OR_COOL)], teff=[5000., 5000], snr_apogee=[99., 99]))
     assert {k: v.tolist() for k, v in star_subsets(t, np.ones(2)).items()} == dict(full=[True, True], core=[True, False], faint=[False, True])
 
 
@@ -129,7 +130,7 @@ def test_command_and_again(here, monkeypatch):
     t, speed, p = Table.read('out/table.ecsv'), Table.read('out/speed.ecsv'), Table.read('out/predictions.parquet')
     assert t.colnames == ['method', 'label', 'subset', 'n', 'sigma', 'sigma_lo', 'sigma_hi', 'r2', 'bias'] and set(t['method']) == {'network', 'ridge', 'neighbours'}
     assert list(speed['method']) == ['network', 'ridge', 'neighbours'] and (speed['stars_per_s'] > 0).all() and set(speed['threads']) == {1}
-    assert len(p) == 200 and p['in full'].all() and np.isfinite(p['ridge: teff']).all()
+    assert len(p) == 192 and p['in full'].all() and np.isfinite(p['ridge: teff']).all()
     report = (here/'out'/'report.md').read_text()
     assert 'simulated stars' in report and 'specnb_compare --data' in report and 'test' in report
     with monkeypatch.context() as m:
@@ -170,7 +171,7 @@ def test_all_methods(here):
     status, _, err = run('--on', 'valid', methods='ridge,xgboost,neighbours,cannon')
     assert (status, err) == (0, '')
     assert set(Table.read('out/table.ecsv')['method']) == {'network', 'ridge', 'xgboost', 'neighbours', 'cannon'}
-    assert len(Table.read('out/predictions.parquet')) == 200
+    assert len(Table.read('out/predictions.parquet')) == 192
 
 
 def test_same_seed_same_labels(net, stars):

@@ -22,6 +22,7 @@ from ..models.mlp import MLP
 from ..learn.baselines import cannon, neighbours, ridge, xgboost
 from ..learn.compare import labels_by, markdown, wide
 from ..learn.data import split_by_id
+from ..learn.library import in_study
 from ..learn.metrics import NAMES, bias, plot_labels, r2, sigma
 from ..learn.stars import known_labels, label_matrix, on_grid, star_ids
 from .command import number, run_command, wrong_usage
@@ -31,6 +32,12 @@ from .showdown import _check_folder, _predictions, _save, _write
 from .train import _threads, is_simulated
 
 # %% ../../nbs/58_apps.compare.ipynb #ebc840d8
+def _well_known(y, labels, share=.8):
+    "True for stars with all labels but extinction, if that is most of them; else with any."
+    needed = np.isfinite(y[:, [k != 'ak' for k in labels]])
+    every, some = (needed if needed.shape[1] else np.isfinite(y)).all(1), np.isfinite(y).any(1)
+    return every if every.sum() >= share*some.sum() else some
+
 def star_sets(
     table: Table, # of the store
     labels, # names of the labels
@@ -43,9 +50,10 @@ def star_sets(
     part = np.char.strip(np.ma.filled(table['split'], '').astype(str)) if 'split' in table.colnames else split_by_id(ids)
     used = np.flatnonzero(np.isin(part, ['train', 'valid', on]))
     if twice := len(np.unique(np.char.add(np.char.add(part[used], ' '), ids[used]))) - len(np.unique(ids[used])): raise ValueError(f'{twice} stars are in two of train, valid and {on} of the column split')
-    known = used[np.isfinite(label_matrix(table, labels, used, allow_missing=True)).any(1)]
+    known = used[_well_known(label_matrix(table, labels, used, allow_missing=True), labels)]
     sets = dict(train=known[part[known] == 'train'], valid=known[part[known] == 'valid'], on=known[part[known] == on])
-    sets['on'] = sets['on'][np.sort(np.unique(ids[sets['on']], return_index=True)[1])]
+    best = sets['on'][np.argsort(-np.nan_to_num(columns(table, ['snr_apogee'])[sets['on'], 0]), kind='stable')]
+    sets['on'] = np.sort(best[np.unique(ids[best], return_index=True)[1]])
     rng = np.random.default_rng(seed)
     sets = {k: np.sort(rng.permutation(v)[:most.get(k)]) for k, v in sets.items()}
     if (fewest := min(map(len, sets.values()))) < 20: raise ValueError(f'{", ".join(f"{len(v)} to {w}" for v, w in zip(sets.values(), ("learn from", "choose settings by", f"ask about ({on})")))}: 20 of each are needed, {fewest} are too few')
@@ -58,9 +66,8 @@ def star_subsets(
 ) -> dict: # name -> (n,) True for its stars; a subset that the table cannot tell is not there
     "Which stars belong to which subset."
     t = {k: columns(table, [k])[:, 0] for k in ('teff', 'logg', 'fe_h', 'ak', 'g_mag', 'snr_apogee')}
-    sound = columns(table, ['quality'])[:, 0] == 0 if 'quality' in table.colnames else np.ones(len(table), bool)
     with np.errstate(invalid='ignore'):
-        out = dict(full=np.ones(len(table), bool), core=(t['teff'] > 4000) & (t['teff'] < 7000) & (t['snr_apogee'] > 50) & sound, dwarfs=t['logg'] >= 3.8, giants=t['logg'] < 3.8)
+        out = dict(full=np.ones(len(table), bool), core=in_study(table) if 'quality' in table.colnames else (t['teff'] >= 4000) & (t['teff'] <= 7000) & (t['snr_apogee'] >= 50), dwarfs=t['logg'] >= 3.8, giants=t['logg'] < 3.8)
         out |= {'metal-poor': t['fe_h'] < -1, 'metal-rich': t['fe_h'] >= -1, 'faint': t['g_mag'] > 14 if np.isfinite(t['g_mag']).any() else snr < np.quantile(snr, .2), 'reddened': t['ak'] > .2}
     return {k: v for k, v in out.items() if v.any()}
 
@@ -248,7 +255,7 @@ _REPORT = """# A network beside its alternatives
 - {versions}
 - in numbers: `table.ecsv`, `speed.ecsv`; what every method says of every star: `predictions.parquet`
 {notes}
-sigma is the biweight scale of predicted minus true, bias their biweight location. A label is learnt from all stars that have it; only The Cannon needs stars that have all.
+sigma is the biweight scale of predicted minus true, bias their biweight location. Stars have all labels, $A_K$ excepted, unless more than a fifth lack one; a label is then learnt from all stars that have it, and only The Cannon needs stars that have all.
 
 Stars: {counts}
 

@@ -6,7 +6,7 @@
 __all__ = ['Baseline', 'ridge', 'xgboost', 'neighbours', 'cannon']
 
 # %% ../../nbs/35_learn.baselines.ipynb #146e1932
-import contextlib, io
+import contextlib, io, warnings
 from dataclasses import dataclass, field
 from typing import Callable
 import numpy as np, torch
@@ -197,9 +197,16 @@ def _dataset(s, y, use):
     d.set_label_names([f'l{i}' for i in range(y.shape[1])])
     return d
 
+def _stretched(model, s):
+    "Spectra as they are, or on the `arcsinh` scale of the model's inputs, where reddening is nearly linear."
+    if not model.arcsinh: return s
+    soft = model.soft.cpu().numpy()
+    return s._with(np.arcsinh(s.flux/soft), s.ivar*(s.flux**2 + soft**2))
+
 def _infer(cannon, s, k, use):
     "Labels and errors (n, k) of stars; NaN where the package's search failed."
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), np.errstate(all='ignore'):
+        warnings.simplefilter('ignore')
         d = _dataset(s, np.zeros((len(s), k)), use)
         err, _ = cannon.infer_labels(d, starting_guess=np.zeros(k))
     bad = (err <= 0).any(1, keepdims=True) | ~np.isfinite(err).all(1, keepdims=True)
@@ -222,13 +229,13 @@ def cannon(
     s, y = _stars(model, source, train, labels)
     if len(y) <= (terms := (k + 1)*(k + 2)//2): raise ValueError(f'{len(y)} stars are too few for {terms} coefficients a pixel')
     c, use, factor = make(2, False), np.flatnonzero(model.looked_at.cpu().numpy()), np.ones(k)
-    with contextlib.redirect_stdout(io.StringIO()): c.train(_dataset(s, y, use))
+    with contextlib.redirect_stdout(io.StringIO()): c.train(_dataset(_stretched(model, s), y, use))
     if valid is not None:
         v, yv = _stars(model, source, _complete(source, valid, labels)[:300], labels)
-        x, e = _infer(c, v, k, use)
+        x, e = _infer(c, _stretched(model, v), k, use)
         factor = _spread(x/e, yv/e)
     def say(s):
-        x, e = _infer(c, s, k, use)
+        x, e = _infer(c, _stretched(model, s), k, use)
         return x, e*factor
     return Baseline('The Cannon', labels, say, model, dict(stars=len(y), widened=factor.round(2).tolist()))
 
