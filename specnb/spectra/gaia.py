@@ -9,6 +9,7 @@ __all__ = ['XP_GRID', 'XP_LSF', 'sky_position', 'calibrate_xp', 'read_gaia']
 import io, re, warnings
 from collections import namedtuple
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 import numpy as np
 from astropy import units as u
@@ -47,8 +48,9 @@ _LOWER = np.tril_indices(_N, -1)
 @lru_cache(maxsize=1)
 def _design():
     "For each band: its samples, bases (55, k), products of bases (1540, k), and weights (k,) where both bands are there."
-    with np.printoptions(), warnings.catch_warnings():                                # GaiaXPy changes how all numbers print
-        warnings.simplefilter('ignore')
+    if find_spec('gaiaxpy') is None: raise ImportError('calibrating coefficients needs GaiaXPy: pip install "specnb[xp]"')
+    import matplotlib
+    with np.printoptions(), matplotlib.rc_context(), warnings.catch_warnings(action='ignore'):          # importing it changes how numbers print and figures are drawn
         from gaiaxpy.core.config import load_xpmerge_from_xml, load_xpsampling_from_xml
     (w, weight), bases, out = load_xpmerge_from_xml(), load_xpsampling_from_xml(), {}
     if len(w) != XP_GRID.n or np.abs(10*np.asarray(w) - XP_GRID.wavelength).max() > 1e-6: raise ValueError('this version of GaiaXPy samples spectra elsewhere: install gaiaxpy 2.1')
@@ -64,9 +66,7 @@ def calibrate_xp(
     rp, # the same for the other band
 ) -> tuple: # flux and its error (n, 343), W/m2/nm; NaN where the band is missing
     "Spectra on `XP_GRID` from the continuous representation, as `gaiaxpy.calibrate` makes them. ImportError without `specnb[xp]`."
-    try: design = _design()
-    except ImportError as e: raise ImportError('calibrating coefficients needs GaiaXPy: pip install "specnb[xp]"') from e
-    data = dict(bp=bp, rp=rp)
+    design, data = _design(), dict(bp=bp, rp=rp)
     have = {b: np.logical_and.reduce([np.isfinite(x).all(1) for x in data[b]]) for b in _BANDS}
     flux, var, seen = np.zeros((3, len(have['bp']), XP_GRID.n))
     for b, other in zip(_BANDS, _BANDS[::-1]):
@@ -87,13 +87,19 @@ def _numbers(path, name, col):
     some = col.filter(have)
     have = np.flatnonzero(have.to_numpy(zero_copy_only=False))
     if not len(have): return np.zeros((len(col), 0))
-    if ',' not in some[0].as_py(): some = pc.replace_substring_regex(some, r'\s+', ',')
-    counts = pc.count_substring(some, ',').to_numpy() + 1
+    first = some[0].as_py()
+    if ',' not in first: some = pc.replace_substring_regex(some, r'\s+', ',')
+    for comma in ([', ', ','] if ', ' in first else [',']):                           # without a blank before them numbers parse at once
+        lists = pc.split_pattern(some, comma)
+        if len(np.unique(counts := lists.value_lengths().to_numpy())) == 1: break
+    flat = lists.flatten()
     if (odd := np.flatnonzero(counts != counts[0])).size:
         raise ReadError(path, f'column {name!r} holds {counts[0]} numbers in row {have[0]} and {counts[odd[0]]} in row {have[odd[0]]}', 'is the file cut short? download it again')
-    text = pa.array([','.join(some.to_pylist()).encode().translate(None, b' \r\n\t').replace(b'null', b'nan')], pa.large_binary()).cast(pa.large_string())
-    try: flat = pc.split_pattern(text, ',').flatten().cast(pa.float64()).to_numpy()
-    except pa.ArrowInvalid as e: raise ReadError(path, f'column {name!r} holds something that is no number ({str(e)[:80]})', 'was the table printed rather than written?') from None
+    try: flat = flat.cast(pa.float64()).to_numpy()
+    except pa.ArrowInvalid:                                                          # null, or blanks here and there
+        flat = pc.utf8_trim_whitespace(flat)
+        try: flat = pc.if_else(pc.equal(flat, 'null'), None, flat).cast(pa.float64()).to_numpy(zero_copy_only=False)
+        except pa.ArrowInvalid as e: raise ReadError(path, f'column {name!r} holds something that is no number ({str(e)[:80]})', 'was the table printed rather than written?') from None
     out = np.full((len(col), counts[0]), np.nan)
     out[have] = flat.reshape(-1, counts[0])
     return out
@@ -308,7 +314,7 @@ def read_gaia(
         if not len(next(iter(block.values()))): continue
         flux, err, w = _flux(path, kind, source, block)
         if single: block = dict(source_id=_id_of(path, block))
-        grid = _grid_of(path, source.sampling if w is None else w, flux.shape[1])
+        grid = _grid_of(path, source.sampling if kind == 'samples' else w, flux.shape[1])
         with np.errstate(all='ignore'): ivar = np.where((err > 0) & np.isfinite(err) & np.isfinite(flux), 1/err**2, 0)
         blocks.append((flux.astype(np.float32), ivar.astype(np.float32), _known(block['source_id'].astype(np.int64), block, flux, ivar, grid), grid))
     return _whole(path, blocks)
