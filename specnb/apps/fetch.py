@@ -15,7 +15,9 @@ from astropy.table import Table
 from ..spectra.container import Spectra
 from ..spectra.store import write_store
 from ..learn.library import Quality, in_study, xp_apogee
-from .command import run_command, wrong_usage
+from ..learn.stars import pieces
+from .command import progress_line, run_command, wrong_usage
+from .simulate import _check_out, _counted
 
 # %% ../../nbs/57_apps.fetch.ipynb #ee475d78
 @dataclass(frozen=True)
@@ -36,12 +38,14 @@ def datasets() -> Table: # name, what, source, licence, install
 # %% ../../nbs/57_apps.fetch.ipynb #705184df
 def fetch(
     name: str, # of a data set, see `datasets`
-    out, # Parquet file to write; whole or not at all
+    out, # Parquet file to write, whole or not at all; replaced when it exists
+    progress=None, # called with (stars written, stars in all)
 ) -> Spectra: # what was written
     "Write a data set as a store. ValueError for an unknown name, ImportError when its package is missing."
     if name not in DATASETS: raise ValueError(f'no data set {name!r}: there are {", ".join(DATASETS)}')
+    _check_out(Path(out))
     s = DATASETS[name].make()
-    write_store(s, out)
+    write_store(_counted(pieces(s, np.arange(len(s))), len(s), progress or (lambda *_: None)), out)
     return s
 
 def _summary(s):
@@ -65,10 +69,9 @@ def _work(name, out, force, list):
     if list: return print('\n'.join(datasets().pformat(max_lines=-1, max_width=-1)))
     if not name or name not in DATASETS: wrong_usage(f'{"which data set?" if not name else f"no data set called {name!r};"} choose from {", ".join(DATASETS)}')
     if not out: wrong_usage('nowhere to write to: give --out STORE')
-    if out.exists() and not force: raise ValueError(f'{out} exists: give another name, or --force to replace it')
-    if not out.parent.is_dir(): raise ValueError(f'{out}: there is no folder {out.parent}')
+    if out.is_file() and not force: raise ValueError(f'{out} exists: give another name, or --force to replace it')
     start = time.monotonic()
-    try: s = fetch(name, out)
+    try: s = fetch(name, out, progress_line('stars written'))
     except ImportError as e: raise ValueError(str(e)) from None
     print('\n'.join(_summary(s)))
     print(f'{out}: {os.path.getsize(out)/1e6:.0f} MB in {time.monotonic() - start:.0f} s')
