@@ -241,6 +241,13 @@ def test_damaged_files(tmp_path, stars):
     refused(tmp_path/'none.fits', 'without rows')
 
 
+@pytest.mark.parametrize('cut', [3, 4, 8, 12, 25, 200])
+def test_no_text_cut_short_is_read(tmp_path, stars, cut):
+    text = sampled_csv(tmp_path/'x.csv', *stars).read_text().rstrip()
+    (tmp_path/'y.csv').write_text(text[:-cut])
+    refused(tmp_path/'y.csv', 'cut short')
+
+
 def test_nothing_usable(tmp_path, stars):
     ids, flux, err = stars
     refused(sampled_csv(tmp_path/'x.csv', ids, flux, -np.abs(err)), 'no sample with a finite flux and a positive error')

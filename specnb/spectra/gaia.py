@@ -82,7 +82,9 @@ def calibrate_xp(
 def _numbers(path, name, col):
     "(n, k) from an Arrow column of texts such as '(1.0, 2.0)' or '[1.0, null]'; rows of NaN where there is none."
     import pyarrow as pa, pyarrow.compute as pc
-    col = pc.utf8_trim(col.cast(pa.large_string()), ' ()[]\r\n\t').fill_null('')
+    col = pc.utf8_trim(col.cast(pa.large_string()), ' \r\n\t').fill_null('')
+    if len(col) and (last := col[-1].as_py())[:1] in ('(', '[') and last[-1:] not in (')', ']'): raise ReadError(path, f'column {name!r} ends within an array', 'the file is cut short: download it again')
+    col = pc.utf8_trim(col, ' ()[]')
     have = pc.greater(pc.binary_length(col), 0)
     some = col.filter(have)
     have = np.flatnonzero(have.to_numpy(zero_copy_only=False))
