@@ -24,19 +24,19 @@ from ..models.mlp import MLP
 from ..learn.data import Augment, AugmentColours
 from ..learn.metrics import LABELS, score
 from ..learn.stars import label_matrix, loaded, on_grid, pieces, read_holdout, split_of, star_ids, widest
-from ..learn.train import fit
+from ..learn.train import fit, label_loss, robust_loss
 from .hub import load_model
 from .command import number, numbers, progress_line, run_command, wrong_usage
 from .simulate import stream
 
 # %% ../../nbs/53_apps.train.ipynb #cce4d0fd
-COLOURS = dict(hidden=[512, 512, 128], dropout=.05, smooth=True, arcsinh=True, basis=100)  # of a network that reads colours rather than lines
+COLOURS = dict(hidden=[512, 512, 128], dropout=.05, smooth=True, members=4, arcsinh=True, basis=100)  # of a network that reads colours rather than lines
 
 def _shows_colours(lsf, grid):
     "Whether lines are blurred to colours: less than 300 resolution elements an octave."
     return bool(np.median(grid.wavelength/lsf.fwhm_at(grid.wavelength)) < 300)
 
-def _new_model(source, labels, y, window, resolution):
+def _new_model(source, labels, y, window, resolution, members=None):
     "A network for these spectra; y: (k, n_label) labels of the stars trained on."
     meta = source.meta
     lsf = LSF.R(resolution) if resolution else meta['lsf']
@@ -46,7 +46,8 @@ def _new_model(source, labels, y, window, resolution):
     grid, colours = source.grid, _shows_colours(lsf, source.grid)
     normalise = dict(method=meta['normalised'], **(dict(width=50.) if meta['normalised'] == 'running' else {})) if meta['normalised'] else None
     if colours: normalise = dict(method='reference')
-    return MLP(**(COLOURS if colours else {}), labels=list(labels), grid=grid.id, wavelength=grid.wavelength.tolist() if grid.id.startswith('table') else None, lsf=lsf.to_dict(), window=window, normalise=normalise,
+    kind = {**(COLOURS if colours else {}), **(dict(members=members) if members else {}), **(dict(smooth=True) if (members or 1) > 1 else {})}
+    return MLP(**kind, labels=list(labels), grid=grid.id, wavelength=grid.wavelength.tolist() if grid.id.startswith('table') else None, lsf=lsf.to_dict(), window=window, normalise=normalise,
         mean=np.nanmean(y, 0).tolist(), std=std.tolist(), low=np.nanmin(y, 0).tolist(), high=np.nanmax(y, 0).tolist())
 
 def _continued(model, y):
@@ -124,10 +125,11 @@ def _state_file(folder, run, ids, y, model):
 def recipe(
     model: MLP, # to train
     further: bool = False, # rather than from the beginning
-) -> dict: # epochs, lr, bs and augment for `specnb.learn.train.fit`
-    "How networks of this kind are trained when nobody says otherwise."
-    if model.arcsinh: return dict(epochs=60, lr=5e-4 if further else 2e-3, bs=256, augment=AugmentColours())
-    return dict(epochs=30, lr=5e-4 if further else 2e-3, bs=512, augment=Augment())
+) -> dict: # for `specnb.learn.train.fit`
+    "How networks of this kind are trained when nobody says otherwise: epochs, lr, bs, augment and more."
+    lr = 5e-4 if further else 2e-3
+    if model.arcsinh: return dict(epochs=60, lr=lr, bs=256, augment=AugmentColours(), wd=.05, by_labels=True, loss=robust_loss)
+    return dict(epochs=30, lr=lr, bs=512, augment=Augment(), wd=.01, by_labels=False, loss=label_loss)
 
 def train_stars(
     source, # `Spectra` or `Store`, at rest
@@ -139,6 +141,7 @@ def train_stars(
     lr: float = None, # highest learning rate; default: see `recipe`
     seed: int = 0, # same seed, same network
     resolution: float = None, # resolving power, where the source does not say
+    members: int = None, # networks in the committee; default: 4 that read colours, 1 that reads lines
     allow_missing: bool = False, # see `label_matrix`
     folder=None, # where to keep the state of an unfinished run; default: nowhere
     progress: bool = None, # a bar an epoch; default: where somebody is looking
@@ -150,7 +153,7 @@ def train_stars(
     if init and labels != list(init.labels): raise ValueError(f'the model to start from says {", ".join(init.labels)}, not {", ".join(labels)}')
     ids, used, y, sets = _sorted_stars(source, labels, holdout, allow_missing)
     set_seed(seed)
-    model = _continued(init, y[sets['train']]) if init else _new_model(source, labels, y[sets['train']], window, resolution)
+    model = _continued(init, y[sets['train']]) if init else _new_model(source, labels, y[sets['train']], window, resolution, members)
     how = recipe(model, bool(init))
     run = dict(epochs=epochs or how['epochs'], lr=lr or how['lr'], seed=seed)
     state = folder and _state_file(folder, {**run, 'config': model._hub_mixin_config}, ids[used], y, model)
@@ -160,7 +163,7 @@ def train_stars(
     stars = dict(train=len(train), valid=len(valid), test=len(test), holdout=len(ids) - len(used))
     if model.arcsinh and not init: model.learn_inputs(Spectra.concatenate(pieces(source, _some(train, seed))))
     say(f'training on {len(train):,} stars, {run["epochs"]} epochs; {len(valid):,} to validate on, {len(test):,} to score on, {stars["holdout"]:,} held out')
-    learn = fit(model, source, train, valid, bs=min(how['bs'], max(len(train)//8, 16)), augment=how['augment'], checkpoint=state, progress=progress, **run)
+    learn = fit(model, source, train, valid, bs=min(how['bs'], max(len(train)//8, 16)), **{k: how[k] for k in ('augment', 'wd', 'by_labels', 'loss')}, checkpoint=state, progress=progress, **run)
     _learn_expected(model, source, train, valid, seed)
     table = scores(model, source, test, bound, allow_missing)
     model.set_card(version=__version__, survey=survey, simulated=is_simulated(survey, ids[used]), stars=stars, **run, best_epoch=learn.checkpoint.best_epoch, scores=_plain(table))
@@ -276,15 +279,16 @@ def _parser():
     p.add_argument('--seed', type=number(int, 0), default=0, metavar='S', help='same seed, same network (default 0)')
     p.add_argument('--window', type=numbers(2), metavar='LO,HI', help='wavelengths looked at by a new network, vacuum A (default: all of a store, 4300,5600 of the simulation)')
     p.add_argument('--resolution', type=number(float, 100, 1e6), metavar='R', help='resolving power, where the store does not know')
-    p.add_argument('--allow-missing', action='store_true', help='labels that are NaN or null do not count')
+    p.add_argument('--members', type=number(int, 1, 64), metavar='N', help='networks in a committee that speaks with one voice (default: 4 where spectra show colours only, else 1)')
+    p.add_argument('--allow-missing', action='store_true', help='labels that are NaN do not count (null ones do not anyway)')
     p.add_argument('--threads', type=number(int, 1, 1024), default=1, metavar='N', help='processor cores (default 1); the same seed gives the same network on the same number')
     p.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder for model.safetensors, config.json, README.md and scores.ecsv')
     return p
 
 # %% ../../nbs/53_apps.train.ipynb #3c1e984c
-def _check_usage(data, init, window, n, resolution):
+def _check_usage(data, init, window, n, resolution, members):
     if window and not 0 < window[0] < window[1]: wrong_usage(f'--window: {window[0]:g},{window[1]:g} is no range of wavelengths')
-    if init and (window or resolution): wrong_usage('--window and --resolution are for a new network: with --init they are those of the model')
+    if init and (window or resolution or members): wrong_usage('--window, --resolution and --members are for a new network: with --init they are those of the model')
     if data and n: wrong_usage('-n is for simulated stars: with --data all stars of the store are used')
     if not data and resolution: wrong_usage('--resolution is for --data')
 
@@ -302,8 +306,8 @@ def _threads(n):
     finally: torch.set_num_threads(before)
 
 # %% ../../nbs/53_apps.train.ipynb #66962c38
-def _work(data, labels, init, holdout, quick, n, epochs, lr, seed, window, resolution, allow_missing, threads, out, command):
-    _check_usage(data, init, window, n, resolution)
+def _work(data, labels, init, holdout, quick, n, epochs, lr, seed, window, resolution, members, allow_missing, threads, out, command):
+    _check_usage(data, init, window, n, resolution, members)
     start, size = time.monotonic(), 'quick' if quick else 'full'
     out.mkdir(parents=True, exist_ok=True)
     model = load_model(init) if init else None
@@ -312,7 +316,7 @@ def _work(data, labels, init, holdout, quick, n, epochs, lr, seed, window, resol
         print(f'{what}: {len(source):,} stars after {time.monotonic() - start:.0f} s', flush=True)
         window = window or (None if data or init else _WINDOW)
         held = read_holdout(holdout, star_ids(source.table)) if holdout else ()
-        try: model, table = train_stars(source, labels, held, model, window, epochs or _EPOCHS[size], lr, seed, resolution, allow_missing, out, sys.stdout.isatty(), lambda s: print(s, flush=True))
+        try: model, table = train_stars(source, labels, held, model, window, epochs or _EPOCHS[size], lr, seed, resolution, members, allow_missing, out, sys.stdout.isatty(), lambda s: print(s, flush=True))
         except KeyboardInterrupt:
             print('interrupted: the same command continues after the last epoch', file=sys.stderr)
             raise

@@ -87,7 +87,7 @@ def merge_lora(
 
 @patch
 def _save_pretrained(self: MLP, save_directory: Path):
-    if any(map(parametrize.is_parametrized, linear_layers(self))): raise ValueError('the network has LoRA beside its weights: merge it first, see merge_lora')
+    if self.members == 1 and any(map(parametrize.is_parametrized, linear_layers(self))): raise ValueError('the network has LoRA beside its weights: merge it first, see merge_lora')
     super(MLP, self)._save_pretrained(save_directory)
 
 # %% ../../nbs/22_models.adapt.ipynb #f7eca2d3

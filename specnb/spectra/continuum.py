@@ -167,17 +167,31 @@ def envelope(
     return _by_chunks(one, flux, ivar)
 
 # %% ../../nbs/02_spectra.continuum.ipynb #d2f1fd2c
-def _reference(f, good, ivar, grid, at=(5500., 7500.), width=200., least=5.):
+def _reference(flux, ivar, good, grid, at=(5500., 7500.), width=200., least=5.):
     "Scale (n, 1) of each star: mean flux around the first of some wavelengths where it exceeds its noise by `least`, and a fiftieth of the star's mean; 0 where it does nowhere."
-    scale = np.zeros(len(f), np.float32)
-    inverse = np.divide(1, ivar, out=np.zeros_like(f), where=good)
+    scale, typical = np.zeros(len(flux), np.float32), np.abs(flux).mean(1)
     for w in at[::-1]:
-        near = np.abs(grid.wavelength - w) <= width/2
-        n = np.count_nonzero(good[:, near], axis=1)
-        mean = f[:, near].sum(1)/np.maximum(n, 1)
-        noise = np.sqrt(inverse[:, near].sum(1)/np.maximum(n, 1))                          # of one pixel: neighbours share theirs
-        scale = np.where((n >= .5*max(near.sum(), 1)) & (mean > np.maximum(least*noise, .02)), mean, scale)
+        near = slice(*np.searchsorted(grid.wavelength, [w - width/2, w + width/2 + 1e-6]))
+        g, n = good[:, near], max(near.stop - near.start, 1)
+        count = np.maximum(g.sum(1), 1)
+        mean = np.where(g, flux[:, near], 0).sum(1)/count
+        noise = np.sqrt(np.divide(1, ivar[:, near], out=np.zeros(g.shape, np.float32), where=g).sum(1)/count)  # of one pixel: neighbours share theirs
+        scale = np.where((2*g.sum(1) >= n) & (mean > np.maximum(least*noise, .02*typical)), mean, scale)
     return scale[:, None]
+
+def _usable(flux, ivar):
+    "float32 flux (0 where not usable), ivar, and where they can be used."
+    with np.errstate(over='ignore', invalid='ignore'): flux, ivar = np.asarray(flux, dtype=np.float32), np.asarray(ivar, dtype=np.float32)
+    good = (ivar > 0) & np.isfinite(ivar) & (np.abs(flux) < 1e30)
+    return np.where(good, flux, np.float32(0)), ivar, good
+
+def _scaled(flux, ivar, grid, **kwargs):
+    "Flux and ivar divided by the flux at one wavelength."
+    flux, ivar, good = _usable(flux, ivar)
+    c = _reference(flux, ivar, good, grid, **kwargs)
+    with np.errstate(over='ignore', invalid='ignore', divide='ignore'): f, v = flux/c, ivar*c*c
+    ok = good & (c > 0) & (v > 1e-30) & (v < 1e30)
+    return np.where(ok, f, np.float32(1)), np.where(ok, v, np.float32(0))
 
 def reference(
     flux: np.ndarray, # (n, n_pix) flux density, any linear unit
@@ -188,13 +202,10 @@ def reference(
     least: float = 5., # signal to noise of a pixel there
 ) -> np.ndarray: # (n, 1) in units of flux, 0 for a star too faint at all of them
     "The flux of each star around a wavelength."
-    def one(flux, ivar):
-        f, good, scale = _prepare(flux, ivar)
-        return _reference(f, good, ivar*np.square(scale, dtype=float), grid, at, width, least)*scale
-    return _by_chunks(one, flux, ivar)
+    return _by_chunks(lambda f, v: _reference(*_usable(f, v), grid, at, width, least), flux, ivar)
 
 # %% ../../nbs/02_spectra.continuum.ipynb #b696d060
-METHODS = dict(running=_running, envelope=_envelope, reference=_reference)
+METHODS = dict(running=_running, envelope=_envelope, reference=_scaled)
 
 def normalise(
     flux: np.ndarray, # (n, n_pix) flux density, any linear unit
@@ -206,9 +217,9 @@ def normalise(
     "Flux and ivar of a batch divided by its continuum."
     if method not in METHODS: raise ValueError(f'unknown method {method!r}: choose from {", ".join(METHODS)}')
     def one(flux, ivar):
+        if method == 'reference': return _scaled(flux, ivar, grid, **kwargs)
         f, good, scale = _prepare(flux, ivar)
-        weight = ivar*np.square(scale, dtype=float) if method == 'reference' else ivar     # only there the noise itself matters
-        c = METHODS[method](f, good, weight, grid, **kwargs)
+        c = METHODS[method](f, good, ivar, grid, **kwargs)
         with np.errstate(over='ignore'): ivar = np.where(good, ivar, 0)*np.square(c*scale, dtype=float)
         ok = good & (c > .01) & (ivar > 1e-30) & (ivar < 1e30)
         return np.where(ok, f/np.where(ok, c, 1), 1).astype(np.float32), np.where(ok, ivar, 0).astype(np.float32)
