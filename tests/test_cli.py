@@ -14,7 +14,7 @@ from specnb.spectra.store import Store, read_store, write_store
 
 LABELS = ['teff', 'logg', 'fe_h', 'alpha_fe']
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = [f'specnb_{k}' for k in ('simulate', 'train', 'predict', 'showdown', 'demo') if (ROOT/'specnb'/'apps'/f'{k}.py').exists()]
+COMMANDS = [f'specnb_{k}' for k in ('simulate', 'train', 'predict', 'fetch', 'compare', 'showdown', 'demo') if (ROOT/'specnb'/'apps'/f'{k}.py').exists()]
 MAINS = dict(specnb_simulate=simulate_room.main, specnb_train=train_room.main)
 
 

@@ -3,7 +3,8 @@ import numpy as np, pytest, torch
 from astropy.table import Table
 from fastai.torch_core import set_seed
 from hypothesis import given, settings, strategies as st
-from specnb.learn.efficiency import Robust, directions, few_shot, label_efficiency, linear, plot_efficiency, pretrained, robust_loss, scratch, stars_for
+from specnb.learn.efficiency import directions, few_shot, label_efficiency, linear, plot_efficiency, pretrained, scratch, stars_for
+from specnb.learn.train import robust_loss
 from specnb.learn.data import AugmentColours
 from specnb.learn.pretrain import Hide, HiddenLoader, Reconstructor, hidden_loss, pretrain
 from specnb.learn.compare import _drawn

@@ -5,7 +5,7 @@ from astropy.table import Table
 from specnb.apps.fetch import DATASETS, fetch, main
 from specnb.learn import library
 from specnb.learn.data import split_by_id
-from specnb.learn.library import Quality, in_study, refuse_sentinels, xp_apogee
+from specnb.learn.library import Quality, in_study, xp_apogee
 from specnb.learn.stars import label_matrix, split_of
 from specnb.spectra.store import read_store
 
@@ -123,18 +123,20 @@ def test_nothing_is_left_of_a_run_that_fails(stars, tmp_path, monkeypatch):
 @pytest.mark.parametrize('kind', ['f4', 'f8'])
 def test_marks_for_unknown_are_refused(mark, kind):
     t = Table(dict(target_id=[f's{i}' for i in range(50)], fe_h=np.linspace(-2, .5, 50).astype(kind), teff=np.linspace(4000, 7000, 50).astype(kind)))
-    refuse_sentinels(t, ['teff', 'fe_h'])
+    every = np.arange(50)
+    label_matrix(t, ['teff', 'fe_h'], every)
     t['fe_h'][[3, 17]] = mark
-    with pytest.raises(ValueError, match=r'fe_h is \S+ in 2 of 50 stars: row 3 \(s3\), row 17 \(s17\)\. .*--allow-missing'): refuse_sentinels(t, ['teff', 'fe_h'])
-    refuse_sentinels(t, ['teff', 'fe_h'], rows=[0, 1, 2, 20])                       # others may hold anything
+    with pytest.raises(ValueError, match=r'fe_h cannot be right in 2 of 50 stars: row 3 \(s3\) has \S+, row 17 \(s17\) has \S+; .*--allow-missing'): label_matrix(t, ['teff', 'fe_h'], every)
+    label_matrix(t, ['teff', 'fe_h'], np.array([0, 1, 2, 20]))                      # others may hold anything
     t['fe_h'][[3, 17]] = np.nan
-    refuse_sentinels(t, ['fe_h'])
+    assert np.isnan(label_matrix(t, ['fe_h'], every, allow_missing=True)).sum() == 2
 
 
 def test_hot_stars_pass_as_long_as_they_are_no_mark():
     teff = np.random.default_rng(0).integers(9000, 11000, 3000).astype(float)
-    refuse_sentinels(Table(dict(teff=np.r_[teff, 9999])), ['teff'])
-    with pytest.raises(ValueError, match='teff is 9999 in'): refuse_sentinels(Table(dict(teff=np.r_[teff, np.full(1000, 9999.)])), ['teff'])
+    read = lambda y: label_matrix(Table(dict(teff=y)), ['teff'], np.arange(len(y)))
+    assert read(np.r_[teff, 9999])[-1, 0] == 9999
+    with pytest.raises(ValueError, match='has 9999'): read(np.r_[teff, np.full(1000, 9999.)])
 
 
 # --- the real library
@@ -151,7 +153,7 @@ def test_real_library(real):
     assert len(real) == 40_226 and len(np.unique(t['source_id'])) == 39_851 and (t['quality'] & Quality.DUPLICATE > 0).sum() == 375
     assert (t['target_id'] == t['source_id'].astype(str)).all() and real.rest and real.survey == 'gaiaxp' and not real.normalised
     assert np.isfinite(real.flux).all() and (real.ivar > 0).all()
-    refuse_sentinels(t, ['teff', 'logg', 'fe_h', 'alpha_m', 'ak'])
+    label_matrix(t, ['teff', 'logg', 'fe_h', 'alpha_m', 'ak'], np.arange(len(t)))
     halves = [np.median(t['snr_apogee'][k::2]) for k in (0, 1)] + [np.median(t['snr_apogee'][i:i + 4096]) for i in range(0, 36_864, 4096)]
     assert np.ptp(halves) < 10                                                      # every row group looks like the whole
 

@@ -225,7 +225,7 @@ def read_samples(
 # %% ../../nbs/54_apps.predict.ipynb #5803e43f
 def predict(
     paths, # files, folders, globs, '@list.txt', stores
-    survey: str = 'auto', # format of the files: 'lamost', 'desi', 'sdss', 'table', 'specutils', or found out
+    survey: str = 'auto', # format of the files: 'lamost', 'desi', 'sdss', 'gaiaxp', 'table', 'specutils', or found out
     model=DEFAULT, # a name, a folder, or an `MLP`
     aside=None, # folder for finished blocks, so that an interrupted run can continue and samples leave memory; removed by the caller
     min_snr: float = 10., # below, LOW_SNR is set
@@ -289,10 +289,10 @@ def main(
     argv: list = None, # arguments; default: the command line
 ) -> int: # 0 when something was labelled, 1 when nothing was, 2 for wrong usage
     "specnb_predict: labels for spectrum files."
-    p = argparse.ArgumentParser('specnb_predict', description='Stellar labels for spectrum files of LAMOST, DESI, SDSS, plain tables, or a Parquet store.',
+    p = argparse.ArgumentParser('specnb_predict', description='Stellar labels for spectrum files of LAMOST, DESI, SDSS, Gaia XP, plain tables, or a Parquet store.',
                                 epilog='Flags: ' + '; '.join(f'{int(b)} {t}' for b, t in REASONS.items()))
     p.add_argument('paths', nargs='+', metavar='PATH', help='files, folders, globs, @list.txt, or a store')
-    p.add_argument('--survey', default='auto', choices=['auto', 'lamost', 'desi', 'sdss', 'table', 'specutils'], help='format of the files (default: found out)')
+    p.add_argument('--survey', default='auto', choices=['auto', 'lamost', 'desi', 'sdss', 'gaiaxp', 'table', 'specutils'], help='format of the files (default: found out)')
     p.add_argument('--model', default=DEFAULT, help=f'a shipped name or a folder (default: {DEFAULT})')
     p.add_argument('--out', type=Path, default=Path('labels.ecsv'), help='table to write: .ecsv, .csv, .fits or .parquet (default: labels.ecsv)')
     p.add_argument('--min-snr', type=number(float, 0), default=10., help='flag spectra below this signal to noise a pixel (default: 10)')

@@ -163,10 +163,11 @@ def train_stars(
     stars = dict(train=len(train), valid=len(valid), test=len(test), holdout=len(ids) - len(used))
     if model.arcsinh and not init: model.learn_inputs(Spectra.concatenate(pieces(source, _some(train, seed))))
     say(f'training on {len(train):,} stars, {run["epochs"]} epochs; {len(valid):,} to validate on, {len(test):,} to score on, {stars["holdout"]:,} held out')
+    start = time.monotonic()
     learn = fit(model, source, train, valid, bs=min(how['bs'], max(len(train)//8, 16)), **{k: how[k] for k in ('augment', 'wd', 'by_labels', 'loss')}, checkpoint=state, progress=progress, **run)
     _learn_expected(model, source, train, valid, seed)
     table = scores(model, source, test, bound, allow_missing)
-    model.set_card(version=__version__, survey=survey, simulated=is_simulated(survey, ids[used]), stars=stars, **run, best_epoch=learn.checkpoint.best_epoch, scores=_plain(table))
+    model.set_card(version=__version__, survey=survey, simulated=is_simulated(survey, ids[used]), stars=stars, **run, best_epoch=learn.checkpoint.best_epoch, seconds=round(time.monotonic() - start), scores=_plain(table))
     return model, table
 
 def _plain(table): return [{k: v.item() if hasattr(v, 'item') else v for k, v in zip(table.colnames, row)} for row in table]
@@ -190,7 +191,7 @@ def card_text(
         'epochs': c.get('epochs'), 'highest learning rate': c.get('lr'), 'seed': c.get('seed'), 'command': f"`{c['command']}`" if 'command' in c else None, 'specnb': c.get('version')}
     facts = '\n'.join(f'- {k}: {v}' for k, v in made.items() if v not in (None, ''))
     return _CARD.format(labels=', '.join(model.labels), n=model.n_parameters, lo=w[0], hi=w[-1], grid=model.grid, lsf=model.lsf, norm=model.normalise, facts=facts, scores=_score_lines(c),
-        limit=_LIMIT if 'crlb' in _score_lines(c) else '', ranges=_ranges(model), origin=_ORIGIN[bool(c.get('simulated'))])
+        limit=_LIMIT if 'crlb' in _score_lines(c) else '', ranges=_ranges(model), caution=f'{c["caution"]}\n\n' if c.get('caution') else '', origin=_ORIGIN[bool(c.get('simulated'))])
 
 # %% ../../nbs/53_apps.train.ipynb #5c253140
 _ORIGIN = {True: 'It was trained on simulated spectra; real ones differ from them, so expect larger errors on real stars than the table shows.',
@@ -222,7 +223,7 @@ On stars left out of training (teff in K, the others in dex; cover1 and cover2 a
 {limit}
 ## Where not to use it
 
-{origin} Outside these ranges it extrapolates, and says nothing:
+{caution}{origin} Outside these ranges it extrapolates, and says nothing:
 
 | label | lowest trained on | highest |
 |---|---|---|

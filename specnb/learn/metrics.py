@@ -110,7 +110,7 @@ def _formatted(t):
     return t
 
 # %% ../../nbs/30_learn.metrics.ipynb #dbf11eb3
-NAMES = {'teff': ('$T_{\\rm eff}$', 'K'), 'logg': ('log g', 'dex'), 'fe_h': ('[Fe/H]', 'dex'), 'alpha_fe': ('[α/Fe]', 'dex'), 'rv': ('velocity', 'km/s')}
+NAMES = {'teff': ('$T_{\\rm eff}$', 'K'), 'logg': ('log g', 'dex'), 'fe_h': ('[Fe/H]', 'dex'), 'alpha_fe': ('[α/Fe]', 'dex'), 'alpha_m': ('[α/M]', 'dex'), 'ak': ('$A_K$', 'mag'), 'rv': ('velocity', 'km/s')}
 
 def _unit(label): return NAMES.get(label, (label, ''))
 

@@ -58,12 +58,19 @@ def split_of(
 
 # %% ../../nbs/33_learn.stars.ipynb #d35da12b
 POSSIBLE = dict(teff=(1000, 1e5), logg=(-2, 10), fe_h=(-8, 3), alpha_fe=(-3, 3), alpha_m=(-3, 3), ak=(-2, 30))  # K, dex, mag: wide enough for any star
-_SENTINELS = (-99, -99.9, -99.99, -999, -999.9, -999.99, -9999, -9999.9, -9999.99)
+_NINES = np.array([999, 999.9, 999.99, 9999, 9999.9, 9999.99, 99999, 1e20, 1e30])
+_MARKS = np.r_[-_NINES, -99, -99.9, -99.99, -32768, _NINES]
+
+def _marks(y):
+    "(n,) True where a number stands for unknown."
+    same = np.isclose(y[:, None], _MARKS, rtol=1e-6, atol=0)
+    near = np.isclose(y[:, None], _MARKS, rtol=.01, atol=0) & ~same.any(1, keepdims=True)
+    return same[:, same.sum(0) > near.sum(0)].any(1)
 
 def _impossible(y, label):
     "Infinite, out of the possible range, or a mark for unknown."
     lo, hi = POSSIBLE.get(label, (-1e10, 1e10))
-    with np.errstate(invalid='ignore'): return (y < lo) | (y > hi) | np.isclose(y[:, None], _SENTINELS, rtol=1e-6, atol=0).any(1)
+    with np.errstate(invalid='ignore'): return (y < lo) | (y > hi) | _marks(y)
 
 def label_matrix(
     table: Table, # of the store
