@@ -83,9 +83,9 @@ class Augment:
 @dataclass
 class AugmentColours:
     "Random changes of spectra of low resolution that keep their colours, drawn for each star and batch."
-    noise: float = .3 # the signal to noise is lowered by up to this share
+    noise: float = .1 # the signal to noise is lowered by up to this share
     noise_width: float = 5. # pixels over which errors hang together
-    blind: float = .05 # chance that a band is missing, either as likely
+    blind: float = .03 # chance that a band is missing, either as likely
     edges: tuple = (150, 154) # first pixel without BP, last without RP; those of Gaia's default sampling
     other: tuple = (202, 213) # pixels of the second wavelength of normalisation
     def __call__(self,

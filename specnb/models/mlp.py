@@ -13,6 +13,7 @@ from torch import nn
 from huggingface_hub import PyTorchModelHubMixin
 from fastcore.basics import patch
 from ..spectra.grid import Grid, LRS_GRID, LSF
+from ..spectra.continuum import normalise
 from ..spectra.container import Spectra
 
 # %% ../../nbs/20_models.mlp.ipynb #a6023ab7
@@ -159,13 +160,18 @@ def check(self: MLP,
     if spectra.normalised not in ('', self.normalise['method']): raise ValueError(f"this model expects spectra normalised by {self.normalise['method']!r} or not at all, got {spectra.normalised!r}")
 
 @patch
+def _normalised(self: MLP, spectra):
+    "Flux and ivar (n, n_pix) as the network was trained on them; ValueError for spectra it was not made for."
+    self.check(spectra)
+    return (spectra.flux, spectra.ivar) if spectra.normalised else normalise(spectra.flux, spectra.ivar, spectra.grid, **self.normalise)
+
+@patch
 def prepare(self: MLP,
     spectra: Spectra, # at rest, on the model's grid
 ) -> torch.Tensor: # (n, n_pix) float32
     "Inputs of the network, normalised as it was trained; ValueError for spectra it was not made for."
-    self.check(spectra)
-    s = spectra if spectra.normalised else spectra.normalise(**self.normalise)
-    return self.inputs(torch.from_numpy(s.flux), torch.from_numpy(s.good))
+    flux, ivar = self._normalised(spectra)
+    return self.inputs(torch.from_numpy(flux), torch.from_numpy(ivar > 0))
 
 # %% ../../nbs/20_models.mlp.ipynb #8631c6d5
 _SOFT, _LIMIT = 2., 8.  # of the noise; largest input along a direction
@@ -248,19 +254,26 @@ def widen(self: MLP,
 
 # %% ../../nbs/20_models.mlp.ipynb #732a8e67
 @patch
+def _say(self: MLP, x):
+    "Labels and errors of inputs, NaN where they are blank."
+    blank = ~x.any(1, keepdim=True)
+    return [a.cpu().masked_fill(blank.cpu(), torch.nan) for a in self.unscale(self(x.to(self.mean.device)))]
+
+@patch
 def predict(self: MLP,
     spectra, # `Spectra` at rest on the model's grid, or prepared inputs (n, n_pix)
-    batch: int = 4096, # stars at a time
+    batch: int = 1024, # stars at a time: few enough for what is in between to stay in the processor's cache
 ) -> tuple: # labels (n, n_label) and errors (n, n_label) float32 arrays, in the order of `self.labels`
     "Labels of stars. A star without a good pixel in the window gets NaN."
-    x = self.prepare(spectra) if isinstance(spectra, Spectra) else torch.as_tensor(spectra)
-    training, device = self.training, self.mean.device
+    if isinstance(spectra, Spectra):
+        flux, ivar = map(torch.from_numpy, self._normalised(spectra))
+        inputs = (self.inputs(f, v > 0) for f, v in zip(flux.split(batch), ivar.split(batch)))
+    else: inputs = torch.as_tensor(spectra).split(batch)
+    training = self.training
     self.eval()
-    with torch.inference_mode(): parts = [self.unscale(self(c.to(device))) for c in x.split(batch)]
+    with torch.inference_mode(): parts = [self._say(x) for x in inputs]
     self.train(training)
-    y, e = (torch.cat(p).cpu() for p in zip(*parts)) if parts else (torch.empty(0, len(self.labels)),)*2
-    blank = (x == 0).all(1)
-    return tuple(torch.where(blank[:, None], torch.nan, a).numpy() for a in (y, e))
+    return tuple(torch.cat(p).cpu().numpy() for p in zip(*parts)) if parts else (np.empty((0, len(self.labels)), np.float32),)*2
 
 # %% ../../nbs/20_models.mlp.ipynb #c6b05b6a
 @patch

@@ -177,21 +177,22 @@ def _reference(flux, ivar, good, grid, at=(5500., 7500.), width=200., least=5.):
         mean = np.where(g, flux[:, near], 0).sum(1)/count
         noise = np.sqrt(np.divide(1, ivar[:, near], out=np.zeros(g.shape, np.float32), where=g).sum(1)/count)  # of one pixel: neighbours share theirs
         scale = np.where((2*g.sum(1) >= n) & (mean > np.maximum(least*noise, .02*typical)), mean, scale)
-    return scale[:, None]
+    return scale[:, None].astype(np.float32)
 
 def _usable(flux, ivar):
     "float32 flux (0 where not usable), ivar, and where they can be used."
     with np.errstate(over='ignore', invalid='ignore'): flux, ivar = np.asarray(flux, dtype=np.float32), np.asarray(ivar, dtype=np.float32)
-    good = (ivar > 0) & np.isfinite(ivar) & (np.abs(flux) < 1e30)
-    return np.where(good, flux, np.float32(0)), ivar, good
+    good = (ivar > 0) & (ivar < 1e30) & (np.abs(flux) < 1e30)
+    return (flux if good.all() else np.where(good, flux, np.float32(0))), ivar, good
 
 def _scaled(flux, ivar, grid, **kwargs):
     "Flux and ivar divided by the flux at one wavelength."
     flux, ivar, good = _usable(flux, ivar)
     c = _reference(flux, ivar, good, grid, **kwargs)
-    with np.errstate(over='ignore', invalid='ignore', divide='ignore'): f, v = flux/c, ivar*c*c
-    ok = good & (c > 0) & (v > 1e-30) & (v < 1e30)
-    return np.where(ok, f, np.float32(1)), np.where(ok, v, np.float32(0))
+    with np.errstate(over='ignore', invalid='ignore', divide='ignore'): f, v = flux*(1/c), ivar*np.square(c, dtype=float).astype(np.float32)
+    bad = ~(good & (v > 1e-30) & (v < 1e30) & (c > 0))
+    if bad.any(): f[bad], v[bad] = 1, 0
+    return f, v
 
 def reference(
     flux: np.ndarray, # (n, n_pix) flux density, any linear unit
