@@ -7,6 +7,7 @@ continues. Needs `pip install "specnb[xp]"`."""
 import argparse, time
 from pathlib import Path
 import numpy as np, torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from specnb.apps.train import save_trained, scores, train_stars
 from specnb.learn.library import in_study, xp_apogee
@@ -29,9 +30,10 @@ def halved(model: MLP) -> MLP:
 def save_halved(model, table, out):
     "The folder of a model, hidden weights in half precision"
     save_trained(model, table, out)
-    from safetensors.torch import load_file, save_file
     t = load_file(out/'model.safetensors')
+    (out/'scores.ecsv').unlink()                                                             # they are on the card
     save_file({k: v.half() if k.startswith('body') and k.endswith('weight') else v for k, v in t.items()}, out/'model.safetensors')
+    for f in out.iterdir(): f.chmod(0o644)
 
 
 def main():

@@ -18,6 +18,7 @@ from fastai.optimizer import Adam
 from fastai.torch_core import set_seed
 from fastcore.basics import patch
 from fastcore.foundation import L
+from scipy.optimize import minimize
 from safetensors import safe_open
 from safetensors.torch import save_file
 from ..models.mlp import MLP
@@ -192,17 +193,31 @@ def fit(
     return learn
 
 # %% ../../nbs/32_learn.train.ipynb #b54fb8c4
+def _refinement(pull, noise, log_err):
+    "(a, b, c) of the factor exp(a + b noise + c log_err) that makes errors hold 68 % of residuals `pull` (in errors): b, c by likelihood, with the tails of a Student t, a by quantile."
+    nll = lambda p: (w := p[0] + p[1]*noise + p[2]*log_err).sum() + 2.5*np.log1p(np.square(pull*np.exp(-w))/4).sum() + p[1]**2 + p[2]**2
+    b, c = minimize(nll, [0, 0, 0]).x[1:]
+    return np.log(max(np.quantile(pull*np.exp(-b*noise - c*log_err), .6827), 1e-3)), b, c
+
 def calibrate(
     model: MLP, # with errors; changed in place
     loader, # validation stars, see `SpectraLoader`
-) -> np.ndarray: # (n_label,) factor applied to the errors
-    "Scale the predicted errors so that 68.27 % of the validation stars lie within one of them."
+) -> np.ndarray: # (n_label,) typical factor applied to the errors
+    "Scale the predicted errors so that 68.27 % of the validation stars lie within one of them; by how noisy a spectrum is, where the network can tell."
     k = len(model.labels)
     if not model.errors: return np.ones(k)
     model.eval()
-    with torch.inference_mode(): out, y = (torch.cat(p) for p in zip(*[(model(x), y) for x, y in loader]))
-    pull = ((out[:, :k] - y).abs()*torch.exp(-out[:, k:].clamp(-8, 6)/2)).cpu().numpy()
-    known = np.isfinite(pull)
-    factor = np.array([np.quantile(p[g], .6827) if g.sum() > 20 else 1. for p, g in zip(pull.T, known.T)])
-    model.widen(np.maximum(factor, 1e-3))
+    with torch.inference_mode():
+        parts = [(model(x), y, model.noise(model.project(x)).expand(len(x), 1)) for x, y in loader]
+        out, y, noise = (torch.cat(p).cpu().numpy() for p in zip(*parts))
+    log_err = np.clip(out[:, k:], -8, 6)/2
+    pull, factor = np.abs(out[:, :k] - y)*np.exp(-log_err), np.ones(k)
+    for j in range(k):
+        known = np.isfinite(pull[:, j])
+        if known.sum() <= 20: continue
+        if not model.n_basis: factor[j] = max(np.quantile(pull[known, j], .6827), 1e-3); continue
+        a, b, c = _refinement(pull[known, j], noise[known, 0], log_err[known, j])
+        model.refine[:, j] = model.refine[:, j]*(1 + c) + torch.tensor([a, b, c])                 # refined errors refined again
+        factor[j] = np.exp(np.median(a + b*noise[known, 0] + c*log_err[known, j]))
+    if not model.n_basis: model.widen(factor)
     return factor

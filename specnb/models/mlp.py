@@ -102,6 +102,7 @@ class MLP(nn.Module, PyTorchModelHubMixin):
         self.register_buffer('soft', torch.ones(self.grid.n), persistent=arcsinh)
         self.register_buffer('centre', torch.zeros(self.grid.n), persistent=arcsinh)
         self.register_buffer('basis', torch.zeros(self.grid.n, basis), persistent=basis > 0)
+        self.register_buffer('refine', torch.zeros(3, k), persistent=basis > 0 or members > 1)
         sizes = [basis or self.grid.n, *hidden]
         if members > 1 and not (smooth and errors): raise ValueError('a committee is made of smooth networks that quote errors')
         self.members, linear = members, partial(Members, members) if members > 1 else nn.Linear
@@ -215,16 +216,31 @@ def features(self: MLP,
     return f if self.members == 1 else f.transpose(0, 1).flatten(1)
 
 @patch
+def noise(self: MLP,
+    z: torch.Tensor, # (n, basis) what `project` returns
+) -> torch.Tensor: # (n, 1) 0 for a star as noisy as those trained on; 0 without a basis
+    "Logarithm of how noisy a spectrum is: the last half of the directions hold little else."
+    return z[:, self.n_basis//2:].square().mean(1, keepdim=True).clamp(min=1e-6).log()/2 if self.n_basis else torch.zeros(1, 1, device=z.device)
+
+@patch
+def _refined(self: MLP, out, z):
+    "Outputs whose log errors are a + b noise + (1 + c) log error, as validation stars ask for."
+    k, (a, b, c) = len(self.labels), self.refine
+    return torch.cat([out[:, :k], (1 + c)*out[:, k:] + 2*(a + b*self.noise(z))], 1)
+
+@patch
 def forward(self: MLP,
     x: torch.Tensor, # (n, n_pix) inputs, see `prepare`
 ) -> torch.Tensor: # (n, n_label) scaled labels, then as many log variances with `errors`; (members, n, ...) of a committee in training
     "Scaled outputs, as training sees them."
-    f = self.body(self.project(x))
+    z = self.project(x)
+    f = self.body(z)
     out = self.head(f)
     if self.members > 1:
         if self.training and self.residual is None: return out
         f, out = f.transpose(0, 1).flatten(1), together(out)
-    return out if self.residual is None else out + self.residual(f, out)
+    if self.residual is not None: out = out + self.residual(f, out)
+    return out if self.training or not self.errors else self._refined(out, z)
 
 @patch
 def scale(self: MLP,
@@ -247,10 +263,13 @@ def unscale(self: MLP,
 def widen(self: MLP,
     factor, # (n_label,) by which to multiply the errors the network quotes
 ):
-    "Make the quoted errors larger (or smaller), by the bias of the variances."
+    "Make the quoted errors larger (or smaller)."
     k = len(self.labels)
     if not self.errors: raise ValueError('this network quotes no errors')
-    with torch.no_grad(): self.head.bias[..., k:] += 2*torch.log(torch.as_tensor(np.asarray(factor), dtype=torch.float32, device=self.head.bias.device))
+    log = torch.log(torch.as_tensor(np.asarray(factor), dtype=torch.float32, device=self.head.bias.device))
+    with torch.no_grad():
+        if self.n_basis or self.members > 1: self.refine[0] += log
+        else: self.head.bias[k:] += 2*log
 
 # %% ../../nbs/20_models.mlp.ipynb #732a8e67
 @patch
