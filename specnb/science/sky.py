@@ -231,7 +231,7 @@ def plot_maps(
 ):
     "Extinction and, beside it, its error. Returns both axes."
     import matplotlib.pyplot as plt
-    fig, axes = plt.subplots(1, 2, figsize=(10, 3.2 if region is None else 3.9), dpi=72, layout='constrained', subplot_kw=dict(projection='mollweide') if region is None else {})
+    fig, axes = plt.subplots(1, 2, figsize=(8.4, 2.8 if region is None else 3.4), dpi=72, layout='constrained', subplot_kw=dict(projection='mollweide') if region is None else {})
     plot_map(table, 'ak', region, ax=axes[0], **kwargs); plot_map(table, 'err', region, ax=axes[1], stretch='linear', cmap='viridis')
     fig.suptitle(title, fontsize=10)
     return axes
