@@ -403,3 +403,37 @@ def test_the_real_folder(real):
     pytest.importorskip('gaiaxpy')
     batches, failed = read_many(real)
     assert [len(b) for b in batches] == [17] and [p.rsplit('/', 1)[1] for p in failed['path']] == ['SampledMeanSpectrum.csv']
+
+
+# --- labels
+
+
+def test_the_suited_network_is_taken(tmp_path, stars, capsys):
+    "Without --model files of Gaia XP get labels of the network xp, a source that comes twice its flag, and other paths the default"
+    from specnb.apps.hub import DEFAULT
+    from specnb.apps.predict import Flag, main, suited
+    from specnb.physics.survey import simulate
+    from specnb.spectra.store import write_store
+    ids, flux, err = stars
+    sampled_csv(tmp_path/'a.csv', [*ids, ids[0]], np.vstack([flux, flux[:1]]), np.vstack([err, err[:1]]))
+    assert main([str(tmp_path/'a.csv'), '--out', str(tmp_path/'a.ecsv')]) == 0
+    t = Table.read(tmp_path/'a.ecsv')
+    assert {'alpha_m', 'ak', 'ak_err'} <= set(t.colnames) and np.isfinite(t['teff']).all()
+    assert ((t['flag'] & Flag.DUPLICATE) > 0).tolist() == [False]*len(ids) + [True] and 'source comes earlier in the file' in t['reason'][-1]
+    write_store(simulate('lamost', 3), tmp_path/'s.parquet')
+    (tmp_path/'broken.fits').write_text('SIMPLE  = cut short')
+    assert suited(tmp_path/'s.parquet') == DEFAULT == suited(tmp_path/'broken.fits')
+    assert suited([tmp_path/'broken.fits', tmp_path/'a.csv']) == 'xp' and suited([tmp_path/'a.csv'], 'table') == DEFAULT
+
+
+def test_labels_with_a_band_missing_or_nothing(tmp_path, stars):
+    "A source without BP gets labels and a flag; one without anything none"
+    from specnb.apps.hub import load_model
+    from specnb.apps.predict import Flag, label
+    ids, flux, err = stars
+    flux, err = flux.copy(), err.copy()
+    err[1, :150], err[2] = np.nan, np.nan
+    sampled_csv(tmp_path/'a.csv', ids, flux, err)
+    t = label(read(tmp_path/'a.csv'), load_model('xp'))
+    assert np.isfinite(t['teff']).tolist() == [True, True, False]
+    assert [bool(f & Flag.MISSING_PIXELS) for f in t['flag']] == [False, True, True] and t['flag'][2] & Flag.NO_LABELS
