@@ -20,7 +20,7 @@ LABELS = ['teff', 'logg', 'fe_h', 'alpha_m', 'ak']
 
 
 def halved(model: MLP) -> MLP:
-    "A copy with the numbers that half precision leaves, and how much labels change"
+    "A copy with the numbers that half precision leaves of its hidden weights"
     new = model.copy()
     for m in new.body.modules():
         if isinstance(m, (nn.Linear, Members)): m.weight.data = m.weight.data.half().float()

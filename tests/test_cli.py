@@ -224,10 +224,12 @@ def with_column(path, to, **columns):
 
 
 def test_labels_of_the_user(here, store, capsys):
-    "Any columns, masked where not known; no crlb for what the physics does not know; another star id a row"
+    "Any columns, null or NaN where not known; no crlb for what the physics does not know; another star id a row"
     t = read_store(store).table
-    mass = np.ma.array(t['logg']*2 - 3, mask=np.arange(600) % 5 == 0)
-    path = with_column(store, here/'mass.parquet', mass=mass, target_id=np.arange(600), alpha_fe=None)
+    unknown = np.arange(600) % 5 == 0
+    path = with_column(store, here/'null.parquet', mass=np.ma.array(t['logg']*2 - 3, mask=unknown), target_id=np.arange(600), alpha_fe=None)
+    assert run(capsys, 'specnb_train --epochs 1 --labels mass,teff --out net --data', path)[0] == 0       # null says itself that it is unknown
+    path = with_column(store, here/'mass.parquet', mass=np.where(unknown, np.nan, t['logg']*2 - 3), target_id=np.arange(600), alpha_fe=None)
     refused(capsys, 1, 'mass cannot be right in 120 of 600 stars: row 0 (0) has nan', 'specnb_train --epochs 1 --labels mass --out net --data', path)
     assert run(capsys, 'specnb_train --epochs 1 --labels mass,teff --allow-missing --out net --data', path)[0] == 0
     assert 'crlb' not in Table.read('net/scores.ecsv').colnames

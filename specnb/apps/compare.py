@@ -42,7 +42,7 @@ def in_core(
     table: Table, # with teff and snr_apogee, or the column quality of the real library
 ) -> np.ndarray: # (n,) bool
     "Stars of the study's selection: 4000 to 7000 K, S/N of APOGEE of 50 and more."
-    if 'quality' in table.colnames: return in_study(table)
+    if 'quality' in table.colnames and table['quality'].dtype.kind in 'iu': return in_study(table)
     teff, snr = columns(table, ['teff', 'snr_apogee']).T
     with np.errstate(invalid='ignore'): return (teff >= 4000) & (teff <= 7000) & (snr >= 50)
 

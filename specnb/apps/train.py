@@ -16,6 +16,7 @@ from astropy.table import Table
 from fastai.torch_core import set_seed
 from .. import __version__
 from ..spectra.grid import LSF
+from ..spectra.gaia import XP_GRID
 from ..spectra.container import columns, Spectra
 from ..spectra.store import Store
 from ..physics.bound import survey_bound
@@ -46,7 +47,7 @@ def _new_model(source, labels, y, window, resolution, members=None):
     grid, colours = source.grid, _shows_colours(lsf, source.grid)
     normalise = dict(method=meta['normalised'], **(dict(width=50.) if meta['normalised'] == 'running' else {})) if meta['normalised'] else None
     if colours: normalise = dict(method='reference')
-    kind = {**(COLOURS if colours else {}), **(dict(members=members) if members else {}), **(dict(smooth=True) if (members or 1) > 1 else {})}
+    kind = {**(COLOURS | dict(basis=min(COLOURS['basis'], max(len(y)//2, 2), grid.n)) if colours else {}), **(dict(members=members) if members else {}), **(dict(smooth=True) if (members or 1) > 1 else {})}
     return MLP(**kind, labels=list(labels), grid=grid.id, wavelength=grid.wavelength.tolist() if grid.id.startswith('table') else None, lsf=lsf.to_dict(), window=window, normalise=normalise,
         mean=np.nanmean(y, 0).tolist(), std=std.tolist(), low=np.nanmin(y, 0).tolist(), high=np.nanmax(y, 0).tolist())
 
@@ -128,7 +129,7 @@ def recipe(
 ) -> dict: # for `specnb.learn.train.fit`
     "How networks of this kind are trained when nobody says otherwise: epochs, lr, bs, augment and more."
     lr = 5e-4 if further else 2e-3
-    if model.arcsinh: return dict(epochs=60, lr=lr, bs=256, augment=AugmentColours(), wd=.05, by_labels=True, loss=robust_loss)
+    if model.arcsinh: return dict(epochs=60, lr=lr, bs=256, augment=AugmentColours() if model.grid == XP_GRID else AugmentColours(blind=0), wd=.05, by_labels=True, loss=robust_loss)
     return dict(epochs=30, lr=lr, bs=512, augment=Augment(), wd=.01, by_labels=False, loss=label_loss)
 
 def train_stars(
@@ -216,7 +217,7 @@ A multilayer perceptron of {n:,} parameters. It looks at {lo:.0f} to {hi:.0f} Å
 
 ## How good it is
 
-On stars left out of training (teff in K, the others in dex; cover1 and cover2 are the fractions within one and two quoted errors):
+On stars left out of training (teff in K, ak in mag, the others in dex; cover1 and cover2 are the fractions within one and two quoted errors):
 
 {scores}
 

@@ -85,8 +85,8 @@ class AugmentColours:
     "Random changes of spectra of low resolution that keep their colours, drawn for each star and batch."
     noise: float = .1 # the signal to noise is lowered by up to this share
     noise_width: float = 5. # pixels over which errors hang together
-    blind: float = .03 # chance that a band is missing, either as likely
-    edges: tuple = (150, 154) # first pixel without BP, last without RP; those of Gaia's default sampling
+    blind: float = .03 # chance that a band is missing, either as likely; only for Gaia's default sampling
+    edges: tuple = (150, 154) # first pixel without BP, last without RP
     other: tuple = (202, 213) # pixels of the second wavelength of normalisation
     def __call__(self,
         flux, # (n, n_pix) tensor of normalised flux

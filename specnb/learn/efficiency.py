@@ -43,6 +43,7 @@ def few_shot(
     new = model.copy(mean=mean, std=std)
     set_seed(seed)
     new.head.reset_parameters()
+    new.refine.zero_()
     bs = int(np.clip(len(train)//8, 8, 256))
     epochs = int(np.clip(round(steps*np.clip(np.sqrt(len(train)/1600), .4, 2.5)/max(len(train)//bs, 1)), 5, 100))
     fit(new, stars, train, valid, epochs, lr, bs, augment, seed=seed, progress=False, wd=wd, by_labels=True, loss=robust_loss, cbs=[Unfreeze(unfreeze)] if unfreeze else None)

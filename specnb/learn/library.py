@@ -64,7 +64,7 @@ def _quality(t, flux):
     "(n,) sum of the bits."
     v = {k: columns(t, [k])[:, 0] for k in ('teff', 'fe_h', 'alpha_m', 'ak', 'snr_apogee')}
     bits = {Quality.DUPLICATE: _again(np.asarray(t['source_id']), v['snr_apogee']), Quality.NO_ABUNDANCE: ~np.isfinite(v['fe_h'] + v['alpha_m']), Quality.NO_AK: ~np.isfinite(v['ak']),
-        Quality.LOW_SNR: v['snr_apogee'] < 50, Quality.HOT_OR_COOL: (v['teff'] < 4000) | (v['teff'] > 7000), Quality.NEGATIVE_FLUX: (flux <= 0).any(1)}
+        Quality.LOW_SNR: ~(v['snr_apogee'] >= 50), Quality.HOT_OR_COOL: ~((v['teff'] >= 4000) & (v['teff'] <= 7000)), Quality.NEGATIVE_FLUX: (flux <= 0).any(1)}
     return sum(np.where(on, int(bit), 0) for bit, on in bits.items())
 
 def in_study(

@@ -252,6 +252,7 @@ def fit_posterior(
     labels = list(labels or model.labels)
     if lack := [k for k in labels if k not in model.labels]: raise ValueError(f'the network says {", ".join(model.labels)}, not {lack[0]}')
     if np.intersect1d(train, valid).size: raise ValueError('training and validation share stars')
+    if model.members > 1: raise ValueError(f'a posterior reads the features of one network, not of a committee of {model.members}')
     columns = [model.labels.index(k) for k in labels]
     a, b = _readings(model, source, train, columns, augment, copies, seed), _readings(model, source, valid, columns, None, 1, seed)
     with torch.random.fork_rng(devices=[]):

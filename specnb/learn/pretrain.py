@@ -9,6 +9,7 @@ __all__ = ['Hide', 'HiddenLoader', 'Reconstructor', 'hidden_loss', 'hidden_error
 import tempfile
 from contextlib import nullcontext
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 import numpy as np, torch
 from torch import nn
@@ -69,7 +70,7 @@ class HiddenLoader(SpectraLoader):
         "(n, 2, n_pix): inputs before they were spoiled, and weights."
         flux, ivar, hidden = self.augment.flux, self.augment.ivar, self.augment.hidden
         good = (ivar > 0) & self.model.looked_at.cpu()
-        err = self.model.stretched_error(flux, ivar.clamp(min=1e-20).rsqrt())
+        err = self.model.stretched_error(flux, ivar.clamp(min=1e-20).rsqrt())*(1 if self.model.arcsinh else 5)
         weight = good/(err**2 + self.floor**2)*torch.where(hidden, 1., self.seen)
         return torch.stack([self.model.inputs(flux, good), weight], 1)
 
@@ -84,7 +85,7 @@ class Reconstructor(nn.Module):
         self.model, basis = model, model.basis if getattr(model, 'n_basis', 0) else None
         if basis is not None and not basis.any(): raise ValueError('the model has not learnt its directions yet: call model.learn_inputs(spectra) with all spectra, labelled or not')
         self.register_buffer('pixels', None if basis is None else torch.linalg.pinv(basis), persistent=False)
-        self.decoder = nn.Sequential(nn.Linear(model.head.in_features, units), nn.GELU(), nn.Linear(units, model.grid.n if basis is None else basis.shape[1]))
+        self.decoder = nn.Sequential(nn.Linear(model.n_features, units), nn.GELU(), nn.Linear(units, model.grid.n if basis is None else basis.shape[1]))
     def forward(self,
         x: torch.Tensor, # (n, n_pix) inputs
     ) -> torch.Tensor: # (n, n_pix) inputs as they would be were nothing hidden
@@ -110,6 +111,12 @@ def hidden_error(
     return (out - y[:, 0]).abs()[y[:, 1] > 0].mean()
 
 # %% ../../nbs/39b_learn.pretrain.ipynb #1b63e042
+def _run_key(model, *what):
+    "What tells one run from another: weights to start from, rows, settings."
+    h = blake2b(digest_size=8)
+    for v in (*(v.detach().cpu().numpy() for v in model.state_dict().values()), *what): h.update(np.ascontiguousarray(v).tobytes() if isinstance(v, np.ndarray) else repr(v).encode())
+    return h.hexdigest()
+
 def pretrain(
     model: MLP, # its body is trained in place, its head is left as it is; with a basis: after `learn_inputs`
     source, # `Spectra` or `Store` at rest on the model's grid; labels are not looked at
@@ -132,7 +139,7 @@ def pretrain(
     if len(train) < 2 or not len(valid): raise ValueError(f'too few spectra: {len(train)} to learn from, {len(valid)} to validate on')
     set_seed(seed)
     load = lambda rows, bs, **k: HiddenLoader(source, model, bs, rows, mask, augment, seed=seed, **options, **k)
-    check, dls = Checkpoint(checkpoint, seed), DataLoaders(load(train, min(bs, len(train)), shuffle=True), load(valid, 1024))
+    check, dls = Checkpoint(checkpoint, seed, key=_run_key(model, train, valid, seed, epochs, mask, lr, bs, augment, units, wd, options)), DataLoaders(load(train, min(bs, len(train)), shuffle=True), load(valid, 1024))
     learn = Learner(dls, Reconstructor(model, units), loss_func=hidden_loss, metrics=hidden_error, opt_func=Adam, wd=wd, cbs=[check], train_bn=False, path=Path(tempfile.gettempdir()))
     start = check.resume(learn, epochs)
     with nullcontext() if (_watched() if progress is None else progress) else _silent(learn):

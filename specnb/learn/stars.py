@@ -47,7 +47,7 @@ def split_of(
     "The column `split` of a table, or a split by star; ValueError for a split that says something else or tears a star apart."
     ids = star_ids(table)
     if 'split' not in table.colnames: return split_by_id(ids, holdout=holdout)
-    part = np.ma.filled(np.ma.asarray(table['split']), '').astype('U16')
+    part = np.char.strip(np.ma.filled(np.ma.asarray(table['split']), '').astype('U16'))
     if len(odd := np.setdiff1d(part, PARTS)): raise ValueError(f"column 'split' says {str(odd[0])!r}: it may say {', '.join(PARTS)}; correct or drop it")
     star, part_number = np.unique(ids, return_inverse=True)[1], np.unique(part, return_inverse=True)[1]
     first = np.zeros(star.max(initial=0) + 1, int)

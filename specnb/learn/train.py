@@ -56,7 +56,8 @@ def label_error(
     y: torch.Tensor, # (n, k) scaled labels, NaN where missing
 ) -> torch.Tensor: # scalar
     "Mean absolute error of scaled labels."
-    return (out[:, :y.shape[1]] - y).abs().nanmean()
+    known = torch.isfinite(y)
+    return torch.where(known, out[:, :y.shape[1]] - torch.where(known, y, 0), 0).abs().sum()/known.sum().clamp(min=1)
 
 # %% ../../nbs/32_learn.train.ipynb #2423d10a
 def split_layers(
@@ -75,7 +76,9 @@ class Checkpoint(Callback):
         seed: int = 0, # of the run
         patience: int = None, # epochs without improvement before stopping
         by_labels: bool = False, # the best epoch is that of the best labels, whatever it says of its errors
+        key: str = '', # what tells this run from others: the file of another is left alone
     ):
+        self.key = key
         self.path, self.seed, self.patience, self.by_labels = path and Path(path), seed, patience, by_labels
         self.best, self.best_loss, self.best_epoch, self.start, self.history = None, np.inf, -1, 0, []
     def before_epoch(self):
@@ -103,7 +106,7 @@ def write(self: Checkpoint):
     for i, state in enumerate(self.opt.state_dict()['state']):
         tensors |= {f'opt{i}.{k}': v for k, v in state.items() if torch.is_tensor(v)}
         numbers.append({k: v for k, v in state.items() if not torch.is_tensor(v)})
-    meta = dict(epoch=self.epoch, epochs=self.n_epoch, best_loss=self.best_loss, best_epoch=self.best_epoch, history=self.history, numbers=numbers)
+    meta = dict(key=self.key, epoch=self.epoch, epochs=self.n_epoch, best_loss=self.best_loss, best_epoch=self.best_epoch, history=self.history, numbers=numbers)
     part = self.path.with_suffix('.part')
     save_file({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}, part, metadata=dict(specnb=json.dumps(meta)))
     os.replace(part, self.path)
@@ -116,7 +119,7 @@ def resume(self: Checkpoint,
     "Continue from the file of an interrupted run."
     if not (self.path and self.path.exists()): return 0
     with safe_open(self.path, 'pt') as f: meta, t = json.loads(f.metadata()['specnb']), {k: f.get_tensor(k) for k in f.keys()}
-    if meta['epochs'] != epochs: return 0
+    if meta['epochs'] != epochs or meta.get('key', '') != self.key: return 0
     part = lambda name: {k.removeprefix(name): v for k, v in t.items() if k.startswith(name)}
     learn.model.load_state_dict(part('model.'))
     self.best, self.best_loss, self.best_epoch, self.history, self.start = part('best.'), meta['best_loss'], meta['best_epoch'], meta['history'], meta['epoch'] + 1

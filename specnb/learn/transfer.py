@@ -49,7 +49,10 @@ def target_stars(
 # %% ../../nbs/34_learn.transfer.ipynb #5c5c79a3
 def _start(model, strategy, rank, alpha, layers, units, prediction):
     "The network to train, with what must not learn frozen."
-    if strategy == 'scratch': return MLP(**{**model._hub_mixin_config, 'card': {}, 'residual': None})
+    if strategy == 'scratch':
+        new = MLP(**{**model._hub_mixin_config, 'card': {}, 'residual': None})
+        for k in ('soft', 'centre', 'basis'): getattr(new, k).copy_(getattr(model, k))              # how inputs are looked at is no weight
+        return new
     if strategy == 'residual': return add_residual(model, units, prediction)
     new = model.copy(dropout=0.)
     if strategy == 'lora': return add_lora(new, rank, alpha, layers)
@@ -197,4 +200,5 @@ def transfer(
     "The network, adapted."
     if strategy not in STRATEGIES: raise ValueError(f'unknown strategy {strategy!r}: choose from {", ".join(STRATEGIES)}')
     if strategy == 'zero-shot': return model.copy().eval()
+    if model.members > 1 and strategy in ('auto', 'lora'): raise ValueError(f"a committee of {model.members} has no strategy {strategy!r}: choose 'full', 'scratch', 'residual' or 'last-layer'")
     return adapt(model, target_stars(model, target, rows), tuple(RECIPES) if strategy == 'auto' else (strategy,), share, seed, augment, progress, **options)[strategy]

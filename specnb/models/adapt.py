@@ -81,7 +81,7 @@ def merge_lora(
     model: MLP, # changed in place
 ) -> MLP: # the same, plain, all weights trainable
     "Add what LoRA learned to the weights."
-    for layer in linear_layers(model):
+    for layer in [] if model.members > 1 else linear_layers(model):
         if parametrize.is_parametrized(layer): parametrize.remove_parametrizations(layer, 'weight', leave_parametrized=True)
     return model.requires_grad_(True)
 
@@ -154,13 +154,15 @@ def join(
         new.head.bias.copy_(sum(_own_rows(m.head.bias, m, models, choice) for m in used))
         if units: _join_heads(new.residual, used, models, choice)
         for k in ('expect', 'expect_limit', 'soft', 'centre', 'basis'): getattr(new, k).copy_(getattr(used[0], k))
+        new.refine.copy_(torch.stack([models[c].refine[:, j] for j, c in enumerate(choice)], 1))
     return new.eval()
 
 def _check_alike(models, choice):
     a = models[0]
+    if a.members > 1: raise ValueError(f'a committee of {a.members} cannot be joined with other networks')
     if len(choice) != len(a.labels): raise ValueError(f'{len(choice)} choices for {len(a.labels)} labels')
     for m in models[1:]:
-        for k in ('members', 'labels', 'errors', 'grid', 'normalise', 'window'):
+        for k in ('members', 'labels', 'errors', 'grid', 'normalise', 'window', 'arcsinh', 'n_basis', 'degree', 'smooth'):
             if getattr(m, k) != getattr(a, k): raise ValueError(f'the networks differ in {k}: {getattr(a, k)} and {getattr(m, k)}')
         for k in ('soft', 'centre', 'basis'):
             if not torch.equal(getattr(m, k), getattr(a, k)): raise ValueError('the networks look at their inputs differently')

@@ -48,6 +48,10 @@ class Members(nn.Module):
         super().__init__()
         each = [nn.Linear(n_in, n_out) for _ in range(members)]
         self.weight, self.bias = nn.Parameter(torch.stack([l.weight.detach().T for l in each])), nn.Parameter(torch.stack([l.bias.detach() for l in each]))
+    def reset_parameters(self):
+        "Weights as at first."
+        other = Members(*self.weight.shape)
+        with torch.no_grad(): self.weight.copy_(other.weight); self.bias.copy_(other.bias)
     def forward(self,
         x: torch.Tensor, # (n, n_in) for all, or (members, n, n_in)
     ) -> torch.Tensor: # (members, n, n_out)
@@ -60,7 +64,8 @@ def together(
     "Mean and log variance of the mixture."
     k = out.shape[-1]//2
     y, var = out[..., :k], torch.exp(out[..., k:].clamp(-8, 6))
-    return torch.cat([y.mean(0), torch.log((var + y.square()).mean(0) - y.mean(0).square())], 1)
+    mean = y.mean(0)
+    return torch.cat([mean, torch.log((var + (y - mean).square()).mean(0))], 1)
 
 # %% ../../nbs/20_models.mlp.ipynb #8a82dd91
 class MLP(nn.Module, PyTorchModelHubMixin):
@@ -98,7 +103,7 @@ class MLP(nn.Module, PyTorchModelHubMixin):
         self.degree = degree
         self.register_buffer('expect', torch.zeros(comb(k + degree, degree), self.grid.n))
         self.register_buffer('expect_limit', torch.tensor(torch.inf))
-        self.arcsinh, self.n_basis = arcsinh, basis
+        self.arcsinh, self.n_basis, self.smooth = arcsinh, basis, smooth
         self.register_buffer('soft', torch.ones(self.grid.n), persistent=arcsinh)
         self.register_buffer('centre', torch.zeros(self.grid.n), persistent=arcsinh)
         self.register_buffer('basis', torch.zeros(self.grid.n, basis), persistent=basis > 0)
@@ -116,6 +121,11 @@ class MLP(nn.Module, PyTorchModelHubMixin):
 def n_parameters(self: MLP) -> int: # what training adjusts
     "Trainable numbers."
     return sum(p.numel() for p in self.parameters())
+
+@patch(as_prop=True)
+def n_features(self: MLP) -> int: # columns of `features`
+    "Units of the last hidden layer, of all members of a committee."
+    return self.head.in_features if self.members == 1 else self.members*self.head.weight.shape[1]
 
 @patch
 def set_card(self: MLP,
@@ -185,6 +195,7 @@ def learn_inputs(self: MLP,
     self.check(spectra)
     s = spectra if spectra.normalised else spectra.normalise(**self.normalise)
     good = torch.from_numpy(s.good) & self.looked_at.cpu()
+    if not good.any(): raise ValueError(f'no star has a usable pixel where this network looks, normalised by {self.normalise}: do the spectra cover the wavelengths that asks for?')
     if len(s) <= self.n_basis: raise ValueError(f'{len(s)} stars are too few to learn {self.n_basis} directions from')
     flux, err = torch.from_numpy(s.flux), torch.from_numpy(np.where(s.good, 1/np.sqrt(np.where(s.good, s.ivar, 1)), np.nan))
     if self.arcsinh:

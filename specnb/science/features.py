@@ -318,7 +318,7 @@ def plot_correlation(
     check = correlation_check(pred, true, labels, target, err, {k: REGIMES[k] for k in regimes})
     x, p, t = _others(labels, len(pred)), np.asarray(pred, dtype=float), np.ma.filled(np.ma.asarray(true, dtype=float), np.nan)
     ok = np.isfinite(p) & np.isfinite(t) & np.isfinite(x).any(1)
-    rt, rp, table = beyond(t[ok], x[ok]), beyond(p[ok], x[ok]), dict(zip(labels, x[ok].T))
+    rt, rp, table = beyond(t[ok], x[ok]), beyond(p[ok], x[ok]), dict(zip(labels.keys(), x[ok].T))
     name, unit = _SHOWN.get(target, (target, ''))
     lim = 3.5*rt.std()*np.array([-1, 1])
     axes = plt.subplots(1, len(regimes), figsize=(2.5*len(regimes), 2.9), dpi=72, sharex=True, sharey=True, squeeze=False, layout='constrained')[1][0]
@@ -329,5 +329,5 @@ def plot_correlation(
         if np.isfinite(r['slope']): ax.plot(lim, r['slope']*lim, c='#D55E00', lw=1.6)
         ax.set(xlim=lim, ylim=lim, xlabel=f'true Δ{name} ({unit})', title=f"{r['regime']}: {r['slope']:.2f} ± {r['slope_err']:.2f}\n{r['verdict']}")
     axes[0].set_ylabel(f'predicted Δ{name} ({unit})')
-    axes[0].figure.suptitle(f'deviation at fixed {", ".join(_SHOWN.get(k, (k,))[0] for k in labels)}{"; " + note if note else ""}', fontsize=10)
+    axes[0].figure.suptitle(f'deviation at fixed {", ".join(_SHOWN.get(k, (k,))[0] for k in labels.keys())}{"; " + note if note else ""}', fontsize=10)
     return axes

@@ -182,7 +182,7 @@ def _reference(flux, ivar, good, grid, at=(5500., 7500.), width=200., least=5.):
 def _usable(flux, ivar):
     "float32 flux (0 where not usable), ivar, and where they can be used."
     with np.errstate(over='ignore', invalid='ignore'): flux, ivar = np.asarray(flux, dtype=np.float32), np.asarray(ivar, dtype=np.float32)
-    good = (ivar > 0) & (ivar < 1e30) & (np.abs(flux) < 1e30)
+    good = (ivar > 0) & (ivar < 3e38) & (np.abs(flux) < 1e30)
     return (flux if good.all() else np.where(good, flux, np.float32(0))), ivar, good
 
 def _scaled(flux, ivar, grid, **kwargs):

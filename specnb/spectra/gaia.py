@@ -300,6 +300,13 @@ def _known(ids, block, flux, ivar, grid):
     return dict(target_id=ids.astype(str), source_id=ids, **out, bands=bands)
 
 # %% ../../nbs/08_spectra.gaia.ipynb #2b4dbe2a
+def _whole_ids(path, ids):
+    "Source ids as int64; ReadError where one is missing or has gone through a float, which keeps 15 digits of 19."
+    lost = np.ma.getmaskarray(ids)
+    ids = np.ma.getdata(ids)
+    if lost.any() or ids.dtype.kind not in 'iu': raise ReadError(path, 'source ids that are missing or no whole numbers', 'a program that took them for floats cost them their last digits: write them again as integers, one a row')
+    return ids.astype(np.int64)
+
 def read_gaia(
     raw, # content of the file
     hdus, # from `scan_fits`, or None for text and VOTable
@@ -316,9 +323,10 @@ def read_gaia(
         if not len(next(iter(block.values()))): continue
         flux, err, w = _flux(path, kind, source, block)
         if single: block = dict(source_id=_id_of(path, block))
+        ids = _whole_ids(path, block['source_id'])
         grid = _grid_of(path, source.sampling if kind == 'samples' else w, flux.shape[1])
         with np.errstate(all='ignore'): ivar = np.where((err > 0) & np.isfinite(err) & np.isfinite(flux), 1/err**2, 0)
-        blocks.append((flux.astype(np.float32), ivar.astype(np.float32), _known(block['source_id'].astype(np.int64), block, flux, ivar, grid), grid))
+        blocks.append((flux.astype(np.float32), ivar.astype(np.float32), _known(ids, block, flux, ivar, grid), grid))
     return _whole(path, blocks)
 
 # %% ../../nbs/08_spectra.gaia.ipynb #fd7032f2
