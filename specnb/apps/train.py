@@ -177,8 +177,10 @@ def _plain(table): return [{k: v.item() if hasattr(v, 'item') else v for k, v in
 def _ranges(model):
     return '\n'.join(f'| {k} | {lo:.4g} | {hi:.4g} |' for k, lo, hi in zip(model.labels, model.low.tolist(), model.high.tolist()))
 
+_COLUMNS = ('label', 'subset', 'n', 'r2', 'sigma', 'bias', 'cover1', 'cover2', 'crlb')
+
 def _score_lines(card):
-    rows = card.get('scores', [])
+    rows = [{k: r[k] for k in _COLUMNS if k in r} for r in card.get('scores', [])]           # a card that was saved has its keys sorted
     if not rows: return ''
     line = lambda cells: '| ' + ' | '.join(cells) + ' |'
     return '\n'.join([line(rows[0]), line(['---']*len(rows[0])), *(line([v if isinstance(v, str) else f'{v:.4g}' for v in r.values()]) for r in rows)])
@@ -188,7 +190,7 @@ def card_text(
 ) -> str: # Markdown
     "The model card."
     c, w = model.card, model.grid.wavelength[model.looked_at.cpu().numpy()]
-    made = {'trained on': c.get('trained_on', c.get('survey') or 'unnamed survey'), 'stars': ', '.join(f'{v:,} {k}' for k, v in c.get('stars', {}).items()), 'started from': c.get('init'),
+    made = {'trained on': c.get('trained_on', c.get('survey') or 'unnamed survey'), 'stars': ', '.join(f'{v:,} {k}' for k in ('train', 'valid', 'test', 'holdout') if (v := c.get('stars', {}).get(k)) is not None), 'started from': c.get('init'),
         'epochs': c.get('epochs'), 'highest learning rate': c.get('lr'), 'seed': c.get('seed'), 'command': f"`{c['command']}`" if 'command' in c else None, 'specnb': c.get('version')}
     facts = '\n'.join(f'- {k}: {v}' for k, v in made.items() if v not in (None, ''))
     return _CARD.format(labels=', '.join(model.labels), n=model.n_parameters, lo=w[0], hi=w[-1], grid=model.grid, lsf=model.lsf, norm=model.normalise, facts=facts, scores=_score_lines(c),
