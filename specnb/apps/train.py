@@ -164,11 +164,10 @@ def train_stars(
     stars = dict(train=len(train), valid=len(valid), test=len(test), holdout=len(ids) - len(used))
     if model.arcsinh and not init: model.learn_inputs(Spectra.concatenate(pieces(source, _some(train, seed))))
     say(f'training on {len(train):,} stars, {run["epochs"]} epochs; {len(valid):,} to validate on, {len(test):,} to score on, {stars["holdout"]:,} held out')
-    start = time.monotonic()
     learn = fit(model, source, train, valid, bs=min(how['bs'], max(len(train)//8, 16)), **{k: how[k] for k in ('augment', 'wd', 'by_labels', 'loss')}, checkpoint=state, progress=progress, **run)
     _learn_expected(model, source, train, valid, seed)
     table = scores(model, source, test, bound, allow_missing)
-    model.set_card(version=__version__, survey=survey, simulated=is_simulated(survey, ids[used]), stars=stars, **run, best_epoch=learn.checkpoint.best_epoch, seconds=round(time.monotonic() - start), scores=_plain(table))
+    model.set_card(version=__version__, survey=survey, simulated=is_simulated(survey, ids[used]), stars=stars, **run, best_epoch=learn.checkpoint.best_epoch, scores=_plain(table))
     return model, table
 
 def _plain(table): return [{k: v.item() if hasattr(v, 'item') else v for k, v in zip(table.colnames, row)} for row in table]
