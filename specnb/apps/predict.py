@@ -94,8 +94,6 @@ def _rows(spectra, model, snr, rv, rv_err, y, err, flag):
     return out
 
 # %% ../../nbs/54_apps.predict.ipynb #13208b17
-_LEAST = .4  # share of the pixels looked at that must be usable; Gaia's RP alone is more, and so is BP alone
-
 def label(
     spectra: Spectra, # any survey, as observed or at rest, not normalised
     model: MLP = None, # default: the shipped network
@@ -109,19 +107,19 @@ def label(
     n, looked_at = s.normalise(**model.normalise), model.looked_at.numpy()
     y, err = model.predict(n)
     good = n.good & looked_at
-    share = good.sum(1)/looked_at.sum()
+    share, least = good.sum(1)/looked_at.sum(), .4 if model.arcsinh else .5                 # one that reads colours has learned to do with one band
     noise = np.where(good, np.sqrt(n.ivar)*n.flux, np.nan)
     noise[~good.any(1)] = 0
     snr = np.nanmedian(noise, axis=1)
-    y[share < _LEAST] = err[share < _LEAST] = np.nan
+    y[share < least] = err[share < least] = np.nan
     low, high = model.low.numpy(), model.high.numpy()
     excess = model.excess(n, np.nan_to_num(y))
     bits = [(Flag.LOW_SNR, snr < min_snr), (Flag.MISSING_PIXELS, share < .8), (Flag.OUTSIDE_LABELS, ((y < low) | (y > high)).any(1)), (Flag.BAD_RV, bad_rv),
-            (Flag.UNLIKE, np.nan_to_num(excess) > float(model.expect_limit)), (Flag.LOW_RESOLUTION, coarse), (Flag.NO_LABELS, share < _LEAST),
+            (Flag.UNLIKE, np.nan_to_num(excess) > float(model.expect_limit)), (Flag.LOW_RESOLUTION, coarse), (Flag.NO_LABELS, share < least),
             (Flag.DUPLICATE, 'duplicate' in spectra.table.colnames and np.asarray(spectra.table['duplicate'], bool))]
     flag = sum(np.where(on, int(bit), 0) for bit, on in bits)
     t = _rows(spectra, model, snr, rv, rv_err, y, err, flag)
-    if posterior is not None: _add_samples(t, posterior, n, n_sample, share < _LEAST)
+    if posterior is not None: _add_samples(t, posterior, n, n_sample, share < least)
     return t
 
 # %% ../../nbs/54_apps.predict.ipynb #a67179aa
