@@ -9,18 +9,17 @@ __all__ = ['PRESETS', 'QUIRKS', 'Encoder', 'Transformer', 'Narrow', 'AutoEncoder
 import numpy as np, torch
 from torch import nn
 from torch.nn.functional import pad
-from huggingface_hub import PyTorchModelHubMixin
 from fastcore.basics import patch
 from ..spectra.grid import Grid, LRS_GRID, LSF
-from ..spectra.continuum import normalise
 from ..spectra.container import Spectra
 from ..spectra.gaia import XP_GRID, XP_LSF
+from .mlp import Network
 from .tokens import Block, Tokens, hide_chunks, masked_loss, sinusoids
 
 # %% ../../nbs/23_models.encoder.ipynb #1bebd7d6
 _STATS = dict(mean=lambda mean, std: mean, std=lambda mean, std: std, log_std=lambda mean, std: std.log10())
 
-class Encoder(nn.Module, PyTorchModelHubMixin):
+class Encoder(Network):
     "What the encoders share: the grid, resolution, window, normalisation and standardisation they were made for."
     def __init__(self,
         grid: str, # identity of the wavelength grid
@@ -44,31 +43,13 @@ def n_parameters(self: Encoder) -> int: # what training adjusts
     "Trainable numbers."
     return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
-@patch
-def set_card(self: Encoder,
-    **facts, # how it was made, on what, how good it is
-):
-    "Facts that travel with the weights."
-    self.card = {**self.card, **facts}
-    self._hub_mixin_config = {**(self._hub_mixin_config or {}), 'card': self.card}
-
 # %% ../../nbs/23_models.encoder.ipynb #3d41b9f6
-@patch
-def check(self: Encoder,
-    spectra: Spectra, # what somebody wants to feed it
-):
-    "ValueError saying what is expected when the spectra are on another grid, not at rest, or normalised in another way."
-    if spectra.grid != self.grid: raise ValueError(f'this encoder expects spectra on {self.grid}, got {spectra.grid}; convert them with .to(encoder.grid, rest=True)')
-    if not spectra.rest: raise ValueError('this encoder expects spectra at rest; remove the velocities with .to(encoder.grid, rest=True)')
-    if spectra.normalised not in ('', self.normalise['method']): raise ValueError(f"this encoder expects spectra normalised by {self.normalise['method']!r} or not at all, got {spectra.normalised!r}")
-
 @patch
 def normalised(self: Encoder,
     spectra: Spectra, # at rest, on the encoder's grid
 ) -> tuple: # flux and ivar (n, n_pix) float32 tensors; ivar 0 where a pixel must not be used or is not looked at
     "Spectra as the encoder was trained on them; ValueError for those it was not made for."
-    self.check(spectra)
-    flux, ivar = (spectra.flux, spectra.ivar) if spectra.normalised else normalise(spectra.flux, spectra.ivar, spectra.grid, **self.normalise)
+    flux, ivar = self._normalised(spectra)
     return torch.from_numpy(flux), torch.from_numpy(ivar)*self.looked_at.cpu()
 
 @patch
