@@ -95,7 +95,7 @@ def test_unusable_pixels_do_not_matter(make):
         other = torch.where(good, x, fill)
         with torch.no_grad():
             assert np.allclose(m.embed(other, good), m.embed(x, good), atol=1e-6)
-            assert math.isclose(m.loss(other, good, *hidden), m.loss(x, good, *hidden), rel_tol=1e-5)
+            assert math.isclose(m.loss(other, good, None, *hidden), m.loss(x, good, None, *hidden), rel_tol=1e-5)
     with torch.no_grad(): assert np.allclose(m.embed(torch.where(good, x, torch.nan)), m.embed(x, good), atol=1e-6)
 
 
@@ -112,7 +112,7 @@ def test_dead_tokens():
         after = m(x, good)
         assert np.allclose(np.delete(before.numpy(), 3, 1), np.delete(after.numpy(), 3, 1), atol=1e-6) and not np.allclose(before[:, 3], after[:, 3], atol=1e-2)
         for make in (transformer, lambda: transformer(stats=[])): assert make().embed(x, good & False).isfinite().all()
-        assert m.loss(x, good & False, m.hide(len(x))) == 0 and auto().loss(x, good & False) == 0
+        assert m.loss(x, good & False) == 0 and auto().loss(x, good & False) == 0
     s = stars()
     s.ivar[1] = 0
     assert np.isnan(m.encode(s)).all(1).tolist() == [False, True] + [False]*4
@@ -150,7 +150,7 @@ def test_loss_is_of_hidden_and_usable_pixels(with_ivar):
                 if not hidden[i, k] or p >= GRID.n or not good[i, p]: continue
                 w = 1/(1/float(ivar[i, p])/std[i]**2 + .01) if with_ivar else 1.
                 total, count = total + w*float(out[i, k, j] - z[i, p])**2, count + w
-    assert m.loss(x, good, hidden, ivar if with_ivar else None).item() == pytest.approx(total/count, rel=1e-4)
+    assert m.loss(x, good, ivar if with_ivar else None, hidden).item() == pytest.approx(total/count, rel=1e-4)
 
 
 @EACH
@@ -162,7 +162,7 @@ def test_gradients_flow(make):
     rng = torch.Generator().manual_seed(0)
     opt, losses = torch.optim.Adam(m.parameters(), 3e-3), []
     for _ in range(40):
-        l = m.loss(x, good, *([m.hide(len(x), rng)] if isinstance(m, Transformer) else []))
+        l = m.loss(x, good, None, *([m.hide(len(x), rng)] if isinstance(m, Transformer) else []))
         opt.zero_grad(); l.backward(); opt.step()
         losses.append(l.item())
     assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in m.parameters())
@@ -306,6 +306,6 @@ def test_half_precision(dtype):
     x, good = m.prepare(stars())
     hidden = m.hide(len(x), torch.Generator().manual_seed(0))
     with torch.no_grad():
-        full, e = m.loss(x, good, hidden).item(), m.embed(x, good)
-        with torch.autocast('cpu', dtype): half, h = m.loss(x, good, hidden), m.embed(x, good)
+        full, e = m.loss(x, good, hidden=hidden).item(), m.embed(x, good)
+        with torch.autocast('cpu', dtype): half, h = m.loss(x, good, hidden=hidden), m.embed(x, good)
     assert half.dtype == torch.float32 and half.item() == pytest.approx(full, rel=.05) and np.allclose(e, h.float(), atol=.05)

@@ -165,8 +165,12 @@ def vectors(self: Transformer,
 
 # %% ../../nbs/23_models.encoder.ipynb #62638255
 @patch
-def _read(self: Transformer, x, good=None, hidden=None):
-    "Tokens, and which are alive."
+def read(self: Transformer,
+    x: torch.Tensor, # (n, n_pix) normalised flux, see `prepare`
+    good: torch.Tensor = None, # (n, n_pix) True where a pixel may be used; default: where x is finite
+    hidden: torch.Tensor = None, # (n, tokens.n) True for tokens to hide; default: none
+) -> tuple: # tokens (n, n_tokens, width); (n, n_tokens) True where one has a usable pixel
+    "What the network makes of each token, and which are alive."
     v, alive = self.vectors(x, good, hidden)
     h = self.drop(self.inner(v) + self.position[:v.shape[1]])
     for block in self.blocks: h = block(h, alive)
@@ -179,7 +183,7 @@ def forward(self: Transformer,
     hidden: torch.Tensor = None, # (n, tokens.n) True for tokens to hide; default: none
 ) -> torch.Tensor: # (n, n_tokens, width)
     "What the network makes of each token."
-    return self._read(x, good, hidden)[0]
+    return self.read(x, good, hidden)[0]
 
 @patch
 def embed(self: Transformer,
@@ -187,7 +191,7 @@ def embed(self: Transformer,
     good: torch.Tensor = None, # (n, n_pix) True where a pixel may be used; default: where x is finite
 ) -> torch.Tensor: # (n, width)
     "Mean of the tokens that are alive."
-    h, alive = self._read(x, good)
+    h, alive = self.read(x, good)
     return (h*alive[..., None]).sum(1)/alive.sum(1, keepdim=True)
 
 # %% ../../nbs/23_models.encoder.ipynb #cdd4cb51
@@ -213,11 +217,12 @@ def hide(self: Transformer,
 def loss(self: Transformer,
     x: torch.Tensor, # (n, n_pix) normalised flux
     good: torch.Tensor, # (n, n_pix) True where a pixel may be used
-    hidden: torch.Tensor, # (n, tokens.n) True for hidden tokens, see `hide`
     ivar: torch.Tensor = None, # (n, n_pix) inverse variance of x, see `Encoder.weights`
+    hidden: torch.Tensor = None, # (n, tokens.n) True for hidden tokens; default: drawn, the same ones whenever it does not train
 ) -> torch.Tensor: # scalar
     "How badly hidden tokens are filled in."
     good = self.usable(x, good)
+    if hidden is None: hidden = self.hide(len(x), None if self.training else torch.Generator().manual_seed(0))
     target, weight = (self.tokens.split(a) for a in (self.standardise(x, good)[0], self.weights(x, good, ivar)))
     return masked_loss(self.reconstruct(x, good, hidden), target, weight*hidden[..., None])
 
@@ -274,6 +279,15 @@ def vectors(self: AutoEncoder,
     "What goes in and has to come out: `stats`, then standardised flux."
     z, stats = self.standardise(x, self.usable(x, good))
     return torch.cat([stats, z], 1)
+
+@patch
+def read(self: AutoEncoder,
+    x: torch.Tensor, # (n, n_pix) normalised flux, see `prepare`
+    good: torch.Tensor = None, # (n, n_pix) True where a pixel may be used; default: where x is finite
+) -> tuple: # (n, 1, bottleneck), (n, 1) True: as if of a single token
+    "The numbers of the bottleneck, as a `Transformer` gives them."
+    z = self.embed(x, good)[:, None]
+    return z, torch.ones_like(z[..., 0], dtype=torch.bool)
 
 @patch
 def embed(self: AutoEncoder,
