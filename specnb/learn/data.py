@@ -192,15 +192,20 @@ def __iter__(self: SpectraLoader):
             flux, ivar, y = (a[i] for a in chunk)
             if self.augment: flux, ivar = self.augment(flux, ivar, torch_rng)
             left -= 1
-            yield self.model.inputs(flux, ivar > 0).to(self.device), y.to(self.device)
+            yield self._batch(flux, ivar, y)
+
+@patch
+def _batch(self: SpectraLoader, flux, ivar, y):
+    "What fastai gets."
+    return self.model.inputs(flux, ivar > 0).to(self.device), y.to(self.device)
 
 # %% ../../nbs/31_learn.data.ipynb #78278149
 @patch
 def one_batch(self: SpectraLoader):
     "The first batch of an epoch."
-    epoch, (x, y) = self.epoch, next(iter(self))
+    epoch, batch = self.epoch, next(iter(self))
     self.epoch = epoch
-    return x, y
+    return batch
 
 @patch
 def show_batch(self: SpectraLoader,

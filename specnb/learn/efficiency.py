@@ -19,7 +19,7 @@ from .baselines import Baseline, ridge
 from .compare import _crossing, _drawn, compare, curve
 from .metrics import NAMES
 from .stars import star_ids
-from .train import Unfreeze, _watched, fit, robust_loss
+from .train import Unfreeze, fit, robust_loss, watched
 from .transfer import split_stars
 
 # %% ../../nbs/39c_learn.efficiency.ipynb #cce33b5e
@@ -146,9 +146,9 @@ def label_efficiency(
     total = len(np.unique(star_ids(pool.table)))
     if min(sizes) < 10 or total < 10: raise ValueError(f'{min(*sizes, total)} stars are too few to learn from: 10 are needed')
     todo = [(n, d, k) for n in sorted({min(n, total) for n in sizes}) for d in range(seed, seed + draws) for k in starts]
-    parts, watched = [], _watched() if progress is None else progress
+    parts, shown = [], watched() if progress is None else progress
     for i, (n, d, k) in enumerate(todo):
-        if watched: print(f'\r{i + 1} of {len(todo)}: {n} stars, draw {d}, {k}'.ljust(79), end='\n' if i + 1 == len(todo) else '', file=sys.stderr, flush=True)
+        if shown: print(f'\r{i + 1} of {len(todo)}: {n} stars, draw {d}, {k}'.ljust(79), end='\n' if i + 1 == len(todo) else '', file=sys.stderr, flush=True)
         make = lambda: _scored(k, starts[k], _drawn(pool, n, d), test, labels, n, d)
         facts = dict(start=k, size=n, draw=d, pool=len(pool), test=len(test), first=str(star_ids(test.table)[0]))
         parts.append(_kept(Path(folder)/f'{k.replace(" ", "-")}-{n}-{d}.ecsv', facts, make) if folder else make())

@@ -24,7 +24,7 @@ from ..spectra.container import Spectra
 from ..models.mlp import MLP
 from .data import Augment, SpectraLoader
 from .metrics import NAMES
-from .train import _watched
+from .train import watched
 
 # %% ../../nbs/36_learn.posterior.ipynb #528696ce
 def network_hash(
@@ -260,7 +260,7 @@ def fit_posterior(
         post = Posterior(labels=labels, columns=columns, n_context=a[0][0].shape[1] + a[0][1].shape[1], network=network_hash(model), errors=model.errors)
     if init: _start_from(post, init)
     else: _standardise(post, a)
-    show, n = _watched() if progress is None else progress, len(a[0][0])
+    show, n = watched() if progress is None else progress, len(a[0][0])
     history = _train(post, list(_residuals(post, a)), next(_residuals(post, b)), epochs, lr, wd, min(256, max(n//8, 16)), torch.Generator().manual_seed(seed), show)
     post.set_card(stars=dict(train=n, valid=len(b[0][0])), loss=[round(v, 4) for v in (history[0], min(history))], epoch=int(np.argmin(history)))
     return post.eval().of(model)
