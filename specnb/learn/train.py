@@ -63,8 +63,8 @@ def label_error(
 def split_layers(
     model: MLP, # whose layers to group
 ) -> list: # of lists of parameters, from the spectrum to the labels
-    "One parameter group a layer, of those that are not frozen; a residual head is the last."
-    parts = [*model.body, model.head] + ([model.residual] if model.residual is not None else [])
+    "One parameter group a layer, of those that are not frozen; an encoder is the first, a residual head the last."
+    parts = [*([model.encoder] if hasattr(model, 'encoder') else []), *model.body, model.head] + ([model.residual] if model.residual is not None else [])
     return [g for part in parts if (g := [p for p in params(part) if p.requires_grad])]
 
 # %% ../../nbs/32_learn.train.ipynb #cf11061a
@@ -80,7 +80,7 @@ class Checkpoint(Callback):
     ):
         self.key = key
         self.path, self.seed, self.patience, self.by_labels = path and Path(path), seed, patience, by_labels
-        self.best, self.best_loss, self.best_epoch, self.start, self.history = None, np.inf, -1, 0, []
+        self.best, self.best_loss, self.best_epoch, self.start, self.history, self.extra = None, np.inf, -1, 0, [], {}
     def before_epoch(self):
         "Seed everything random by the number of the epoch."
         set_seed(self.seed*1000 + self.epoch)
@@ -89,7 +89,7 @@ class Checkpoint(Callback):
         "Compare with the best epoch, write, stop when nothing improves."
         if self.epoch < self.start: return
         train, valid, off = map(float, self.learn.recorder.log[1:4])
-        self.history.append(dict(epoch=self.epoch, train=train, valid=valid, off=off))
+        self.history.append(dict(epoch=self.epoch, train=train, valid=valid, off=off, **self.extra))
         if (valid := off if self.by_labels else valid) < self.best_loss: self.best_loss, self.best_epoch, self.best = valid, self.epoch, {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         if self.path: self.write()
         if self.patience and self.epoch - self.best_epoch >= self.patience: raise CancelFitException
@@ -214,7 +214,8 @@ def calibrate(
     if not model.errors: return np.ones(k)
     model.eval()
     with torch.inference_mode():
-        parts = [(model(x), y, model.noise(model.project(x)).expand(len(x), 1)) for x, y in loader]
+        noise = lambda x: model.noise(model.project(x)) if model.n_basis else x.new_zeros(len(x), 1)
+        parts = [(model(x), y, noise(x)) for x, y in loader]
         out, y, noise = (torch.cat(p).cpu().numpy() for p in zip(*parts))
     log_err = np.clip(out[:, k:], -8, 6)/2
     pull, factor = np.abs(out[:, :k] - y)*np.exp(-log_err), np.ones(k)
