@@ -6,12 +6,14 @@
 __all__ = ['DEFAULT', 'shipped_models', 'load_model', 'load_posterior']
 
 # %% ../../nbs/51_apps.hub.ipynb #ed8b34c7
-import io
+import io, json
 from contextlib import redirect_stdout
 from importlib.resources import files
 from pathlib import Path
 from astropy.table import Table
+from huggingface_hub import hf_hub_download
 from ..models.mlp import MLP
+from ..models.embedded import Embedded
 import specnb.models.expect                                                             # noqa: F401 (MLP learns what a star should look like)
 
 # %% ../../nbs/51_apps.hub.ipynb #3e8e2c04
@@ -19,16 +21,24 @@ DEFAULT = 'lrs'
 
 def _shipped(): return files('specnb')/'assets'/'models'
 
+def _config(folder): return json.loads((Path(folder)/'config.json').read_text())
+
+def _networks():
+    "Folders of the shipped networks that say labels."
+    return [d for d in sorted(_shipped().iterdir()) if d.is_dir() and 'labels' in _config(d)]
+
 def shipped_models() -> Table: # name, trained_on, megabytes
     "The networks that come with specnb."
     rows = []
-    for d in sorted(p for p in _shipped().iterdir() if p.is_dir()):
+    for d in _networks():
         rows.append((d.name, _read(d).card.get('trained_on', ''), round(sum(f.stat().st_size for f in d.rglob('*') if f.is_file())/1e6, 1)))
     return Table(rows=rows, names=('name', 'trained_on', 'MB'))
 
-def _read(folder):
-    "`from_pretrained` without its chatter."
-    with redirect_stdout(io.StringIO()): return MLP.from_pretrained(folder).eval()
+def _read(name):
+    "`from_pretrained` of the right class, without its chatter."
+    config = _config(name if Path(name).is_dir() else Path(hf_hub_download(name, 'config.json')).parent)
+    if 'labels' not in config: raise ValueError(f'{name} holds {"two aligned encoders" if "sides" in config else "an encoder"}, not a network that says labels: make one with specnb.models.embedded.Embedded and train it')
+    with redirect_stdout(io.StringIO()): return (Embedded if 'encoder' in config else MLP).from_pretrained(name).eval()
 
 def _folder(name):
     "Where a network lies on this disk; None when it does not."
@@ -46,7 +56,7 @@ def load_model(
     "A network by name. Nothing is downloaded unless asked for; nothing is unpickled."
     if folder := _folder(name): return _read(folder)
     if download: return _read(str(name))
-    known = ', '.join(p.name for p in sorted(_shipped().iterdir()) if p.is_dir())
+    known = ', '.join(d.name for d in _networks())
     raise ValueError(f'no model {str(name)!r}: shipped are {known}; a folder is looked for too, the hub only when asked (download=True)')
 
 # %% ../../nbs/51_apps.hub.ipynb #b79447b6

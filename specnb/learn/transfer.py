@@ -12,7 +12,7 @@ from astropy.table import Table
 from fastai.torch_core import set_seed
 from ..spectra.container import Spectra
 from ..models.mlp import MLP
-from ..models.adapt import add_lora, add_residual, between, freeze, join, merge_lora
+from ..models.adapt import add_lora, add_residual, between, freeze, join, look_alike, merge_lora
 import specnb.models.expect                                                             # noqa: F401 (MLP learns what a star should look like)
 from .data import Augment, SpectraLoader, split_by_id
 from .stars import known_labels, label_matrix, on_grid, star_ids, widest
@@ -47,16 +47,18 @@ def target_stars(
     return s._with(table=t)
 
 # %% ../../nbs/34_learn.transfer.ipynb #5c5c79a3
-def _start(model, strategy, rank, alpha, layers, units, prediction):
+def _start(model, strategy, rank, alpha, layers, place, units, prediction):
     "The network to train, with what must not learn frozen."
     if strategy == 'scratch':
-        new = MLP(**{**model._hub_mixin_config, 'card': {}, 'residual': None})
-        for k in ('soft', 'centre', 'basis'): getattr(new, k).copy_(getattr(model, k))              # how inputs are looked at is no weight
+        new = type(model)(**{**model._hub_mixin_config, 'card': {}, 'residual': None})
+        new.load_state_dict(model.eyes(), strict=False)                                             # how inputs are looked at is no weight
         return new
     if strategy == 'residual': return add_residual(model, units, prediction)
     new = model.copy(dropout=0.)
-    if strategy == 'lora': return add_lora(new, rank, alpha, layers)
-    if strategy == 'last-layer': freeze(new.body)
+    if strategy == 'lora': return add_lora(new, rank, alpha, layers, place)
+    if strategy == 'last-layer':
+        for part in (new.body, getattr(new, 'encoder', None)):
+            if part is not None: freeze(part)
     return new
 
 # %% ../../nbs/34_learn.transfer.ipynb #d5f01503
@@ -82,11 +84,11 @@ def _step_back(old, new, loader):
     best = int(np.argmin(losses))
     return (new if SHARES[best] == 1 else between(old, new, SHARES[best])), SHARES[best]
 
-def _adapted(model, stars, train, valid, strategy, seed, augment, progress, lr=None, steps=None, wd=None, bs=None, unfreeze=.2, rank=8, alpha=16., layers=None, units=64, prediction=True):
+def _adapted(model, stars, train, valid, strategy, seed, augment, progress, lr=None, steps=None, wd=None, bs=None, unfreeze=.2, rank=8, alpha=16., layers=None, place='mlp', units=64, prediction=True):
     "A network adapted by one strategy, and how far it went."
     set_seed(seed)
     r = {**RECIPES[strategy], **{k: v for k, v in dict(lr=lr, steps=steps, wd=wd).items() if v is not None}}
-    new = _start(model, strategy, rank, alpha, layers, units, prediction)
+    new = _start(model, strategy, rank, alpha, layers, place, units, prediction)
     bs = bs or int(np.clip(len(train)//8, 8, 256))
     steps = r['steps']*np.clip(np.sqrt(len(train)/1600), .4, 2.5)                          # as many as given for some 2,000 stars
     epochs = int(np.clip(round(steps/(len(train)//bs)), 5, 100))
@@ -111,23 +113,40 @@ def _choice(err, names):
     pick = min(close, key=lambda i: PREFERRED.index(names[i]))
     return pick, 'smallest error' if pick == best else f'few stars, and within one standard error of {names[best]}'
 
+def _picks(err, names, among):
+    "For each label the chosen column of absolute errors (n_valid, n_label, n_network) among some names, and why."
+    out, cols = [], [names.index(k) for k in among]
+    for e in err.transpose(1, 0, 2):
+        known = np.isfinite(e).all(1)
+        pick, why = _choice(e[known][:, cols], among) if known.sum() > 2 else (among.index('zero-shot') if 'zero-shot' in among else 0, 'no target stars with this label')
+        out.append((cols[pick], why))
+    return out
+
+def _alike(networks):
+    "Names of networks that can be joined, group by group."
+    groups = []
+    for k, m in networks.items():
+        if (g := next((g for g in groups if look_alike(networks[g[0]], m)), None)) is None: groups.append([k])
+        else: g.append(k)
+    return groups
+
 def choose(
     networks: dict, # strategy -> network
     stars: Spectra, # validation stars, see `target_stars`
 ) -> tuple: # one network, and a table: label, strategy, why, mean absolute error of each
-    "For each label the strategy that validation stars prefer."
+    "For each label the strategy that validation stars prefer; where networks have different encoders, among those of the encoder that is best over all labels."
     names, some = list(networks), next(iter(networks.values()))
     y = _labels_of(stars, some, np.arange(len(stars)))
     err = np.stack([np.abs(m.predict(stars)[0] - y) for m in networks.values()], 2)
-    rows, picks = [], []
-    for j, label in enumerate(some.labels):
-        known = np.isfinite(err[:, j]).all(1)
-        pick, why = _choice(err[known, j], names) if known.sum() > 2 else (names.index('zero-shot') if 'zero-shot' in names else 0, 'no target stars with this label')
-        picks.append(pick)
-        rows.append(dict(label=label, strategy=names[pick], why=why, stars=int(known.sum()), **{n: float(e) for n, e in zip(names, err[known, j].mean(0) if known.any() else np.full(len(names), np.nan))}))
+    known = np.isfinite(err).all(2)
+    mean = np.stack([e[k].mean(0) if k.any() else np.full(len(names), np.nan) for e, k in zip(err.transpose(1, 0, 2), known.T)])
+    groups = [g for g in _alike(networks) if known.any(0).all() or 'zero-shot' not in names or 'zero-shot' in g]     # a label without stars stays with the old encoder
+    best = min((_picks(err, names, g) for g in groups), key=lambda picks: np.nansum([mean[j, p]/float(some.std[j]) for j, (p, _) in enumerate(picks)]))
+    rows = [dict(label=k, strategy=names[p], why=why, stars=int(known[:, j].sum()), **dict(zip(names, mean[j].tolist()))) for j, (k, (p, why)) in enumerate(zip(some.labels, best))]
     table = Table(rows)
     for n in names: table[n].info.format = '.4g'
-    return join(list(networks.values()), picks), table
+    used = sorted({p for p, _ in best})
+    return join([networks[names[p]] for p in used], [used.index(p) for p, _ in best]), table
 
 # %% ../../nbs/34_learn.transfer.ipynb #1e509361
 def _delivered(model, start, stars, valid, y):
@@ -140,7 +159,7 @@ def _delivered(model, start, stars, valid, y):
     except ValueError: pass                                                              # too few stars: what it knew from the first survey stays
     return new.eval()
 
-_OPTIONS = {'lr', 'steps', 'wd', 'bs', 'unfreeze', 'rank', 'alpha', 'layers', 'units', 'prediction'}
+_OPTIONS = {'lr', 'steps', 'wd', 'bs', 'unfreeze', 'rank', 'alpha', 'layers', 'place', 'units', 'prediction'}
 
 def _plain(v): return v.item() if hasattr(v, 'item') else v
 
@@ -195,7 +214,7 @@ def transfer(
     seed: int = 0, # same seed, same network
     augment: Augment = LIGHT, # spoiling of the training stars
     progress: bool = None, # show progress; default: where somebody is looking
-    **options, # lr, steps (batches), wd, bs; unfreeze (full: share of the epochs in which layers are freed one by one); rank, alpha, layers (LoRA); units, prediction (residual)
+    **options, # lr, steps (batches), wd, bs; unfreeze (full: share of the epochs in which layers are freed one by one); rank, alpha, layers, place (LoRA, see `add_lora`); units, prediction (residual)
 ) -> MLP: # plain, saved and loaded as any other; `card['transfer']` says how it was made
     "The network, adapted."
     if strategy not in STRATEGIES: raise ValueError(f'unknown strategy {strategy!r}: choose from {", ".join(STRATEGIES)}')

@@ -142,13 +142,16 @@ class MLP(Network):
         self.register_buffer('centre', torch.zeros(self.grid.n), persistent=arcsinh)
         self.register_buffer('basis', torch.zeros(self.grid.n, basis), persistent=basis > 0)
         self.register_buffer('refine', torch.zeros(3, k), persistent=basis > 0 or members > 1)
-        sizes = [basis or self.grid.n, *hidden]
         if members > 1 and not (smooth and errors): raise ValueError('a committee is made of smooth networks that quote errors')
-        self.members, linear = members, partial(Members, members) if members > 1 else nn.Linear
-        after = lambda n: [nn.GELU()] if smooth else [nn.BatchNorm1d(n), nn.ReLU()]
+        self.members = members
+        self._make_layers([basis or self.grid.n, *hidden], dropout, residual)
+
+    def _make_layers(self, sizes, dropout, residual):
+        n_out, linear = len(self.labels)*(1 + self.errors), partial(Members, self.members) if self.members > 1 else nn.Linear
+        after = lambda n: [nn.GELU()] if self.smooth else [nn.BatchNorm1d(n), nn.ReLU()]
         self.body = nn.Sequential(*[nn.Sequential(linear(a, b), *after(b), nn.Dropout(dropout)) for a, b in zip(sizes, sizes[1:])])
-        self.head = linear(sizes[-1], k*(1 + errors))
-        self.residual = ResidualHead(members*sizes[-1], k*(1 + errors), **residual) if residual else None
+        self.head = linear(sizes[-1], n_out)
+        self.residual = ResidualHead(self.members*sizes[-1], n_out, **residual) if residual else None
 
 # %% ../../nbs/20_models.mlp.ipynb #527d7bfc
 @patch(as_prop=True)
@@ -222,6 +225,11 @@ def project(self: MLP,
 ) -> torch.Tensor: # (n, basis) of unit variance for stars as those trained on, or the inputs themselves
     "What the first layer is fed with."
     return (x @ self.basis).clamp(-_LIMIT, _LIMIT) if self.n_basis else x
+
+@patch
+def eyes(self: MLP) -> dict: # part of the `state_dict`
+    "How this network looks at its inputs, which training its layers leaves as it is."
+    return {k: v for k, v in self.state_dict().items() if k in ('soft', 'centre', 'basis')}
 
 # %% ../../nbs/20_models.mlp.ipynb #eee59919
 @patch
@@ -318,6 +326,6 @@ def copy(self: MLP,
     **config, # arguments of `MLP` that are to be others
 ) -> MLP: # on the same device, in the same mode
     "The same network again."
-    new = MLP(**{**(self._hub_mixin_config or {}), 'card': dict(self.card), **config})
+    new = type(self)(**{**(self._hub_mixin_config or {}), 'card': dict(self.card), **config})
     new.load_state_dict(self.state_dict(), strict=strict)
     return new.to(self.mean.device).train(self.training)
