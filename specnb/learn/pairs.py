@@ -86,9 +86,8 @@ def _text_ids(col, what):
         mask, a = mask | ~np.isfinite(a), np.where(np.isfinite(a), a, 0)
         if (a % 1 != 0).any(): raise ValueError(f'{what} holds fractions, which are no ids')
         a = a.astype(np.int64)
-    if a.dtype.kind == 'i': mask = mask | (a < 0)
     ids = np.char.strip(np.char.decode(a, 'utf-8') if a.dtype.kind == 'S' else a.astype(str))
-    mask = mask | np.isin(np.char.lower(ids), _UNKNOWN)
+    mask = mask | np.isin(np.char.lower(ids), _UNKNOWN) | (np.char.startswith(ids, '-') & np.char.isdigit(np.char.lstrip(ids, '-')))
     if mask.any(): raise ValueError(f'{what} is unknown in {mask.sum():,} of {len(mask):,} rows, the first is row {np.flatnonzero(mask)[0]}: leave these out first')
     return ids
 
