@@ -48,10 +48,15 @@ class PairLoader:
         size = sum(8*s.grid.n + 2*ready*s.encoder.n_features*getattr(s.encoder, 'n_tokens', 1) for s in model.sides.values())*len(self.rows)
         self.held = self._made(self.rows) if size < _IN_MEMORY else None
     def __len__(self): return max(self.n//self.bs, 1) if self.shuffle else -(-self.n//self.bs)
-    def to(self, device):
+    def to(self,
+        device, # where batches go
+    ): # itself
+        "Move the batches to a device."
         self.device = torch.device(device)
         return self
-    def new(self, **kwargs): return self
+    def new(self, **kwargs): # itself
+        "The same pairs in another way (fastai asks for it)."
+        return self
     def _made(self, rows):
         "Tensors of some pairs, one after the other for both sides."
         spectra, out = self.pairs.read(rows), []

@@ -129,6 +129,7 @@ class Transformer(Encoder):
         max_tokens: int = None, # positions there are; default: as many as tokens
         chunks: int = 6, # stretches hidden in training
         chunk_length: int = 10, # tokens of each
+        summary: int = 0, # units of a decoder that, in training, has to tell the whole spectrum from the embedding alone; 0: none
         double_scale: bool = False, # see `Attention`
     ):
         super().__init__(grid, wavelength, lsf, window, normalise, stats, limit, card)
@@ -141,6 +142,7 @@ class Transformer(Encoder):
         else: self.register_buffer('position', sinusoids(n, width), persistent=False)
         self.blocks = nn.ModuleList([Block(width, heads, factor, dropout, double_scale) for _ in range(depth)])
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, k)
+        self.summary = nn.Sequential(nn.Linear(width, summary), nn.GELU(), nn.Linear(summary, self.grid.n)) if summary else None
         for block in self.blocks: _start(block, depth)
 
 @patch(as_prop=True)
@@ -185,14 +187,15 @@ def forward(self: Transformer,
     "What the network makes of each token."
     return self.read(x, good, hidden)[0]
 
+def _pooled(h, alive): return (h*alive[..., None]).sum(1)/alive.sum(1, keepdim=True)
+
 @patch
 def embed(self: Transformer,
     x: torch.Tensor, # (n, n_pix) normalised flux, see `prepare`
     good: torch.Tensor = None, # (n, n_pix) True where a pixel may be used; default: where x is finite
 ) -> torch.Tensor: # (n, width)
     "Mean of the tokens that are alive."
-    h, alive = self.read(x, good)
-    return (h*alive[..., None]).sum(1)/alive.sum(1, keepdim=True)
+    return _pooled(*self.read(x, good))
 
 # %% ../../nbs/23_models.encoder.ipynb #cdd4cb51
 @patch
@@ -202,7 +205,10 @@ def reconstruct(self: Transformer,
     hidden: torch.Tensor = None, # (n, tokens.n) True for tokens to hide; default: none
 ) -> torch.Tensor: # (n, tokens.n, patch) standardised flux
     "What the network takes the pixels of each token for."
-    return self.head(self(x, good, hidden))[:, bool(self.stats):, len(self.stats):]
+    return self._pixels(self(x, good, hidden))
+
+@patch
+def _pixels(self: Transformer, h): return self.head(h)[:, bool(self.stats):, len(self.stats):]
 
 @patch
 def hide(self: Transformer,
@@ -223,8 +229,10 @@ def loss(self: Transformer,
     "How badly hidden tokens are filled in."
     good = self.usable(x, good)
     if hidden is None: hidden = self.hide(len(x), None if self.training else torch.Generator().manual_seed(0))
-    target, weight = (self.tokens.split(a) for a in (self.standardise(x, good)[0], self.weights(x, good, ivar)))
-    return masked_loss(self.reconstruct(x, good, hidden), target, weight*hidden[..., None])
+    h, alive = self.read(x, good, hidden)
+    z, weight = self.standardise(x, good)[0], self.weights(x, good, ivar)
+    filled = masked_loss(self._pixels(h), self.tokens.split(z), self.tokens.split(weight)*hidden[..., None])
+    return filled if self.summary is None else filled + masked_loss(self.summary(_pooled(h, alive)), z, weight)
 
 # %% ../../nbs/23_models.encoder.ipynb #b9b84441
 class Narrow(nn.Module):
@@ -349,8 +357,8 @@ PRESETS = {
     'specclip-lrs': dict(_LRS, patch=20, stride=10, width=768, depth=6, heads=6, chunks=6, chunk_length=10, max_tokens=150),
     'specclip-xp': dict(_XP, patch=1, stride=1, width=768, depth=6, heads=6, chunks=6, chunk_length=20, max_tokens=350),
     'specclip-xp-ae': dict(_XP, hidden=1290, blocks=2, factor=3, bottleneck=768),
-    'small-lrs': dict(_LRS, patch=40, stride=40, width=96, depth=4, heads=4, chunks=6, chunk_length=3),
-    'small-xp': dict(_XP, patch=7, stride=7, width=96, depth=4, heads=4, chunks=6, chunk_length=3),
+    'small-lrs': dict(_LRS, patch=40, stride=40, width=96, depth=4, heads=4, chunks=6, chunk_length=3, summary=384),
+    'small-xp': dict(_XP, patch=7, stride=7, width=96, depth=4, heads=4, chunks=6, chunk_length=3, summary=384),
     'small-xp-ae': dict(_XP, hidden=384, blocks=2, factor=3, bottleneck=128),
 }
 QUIRKS = {'specclip-lrs': dict(double_scale=True, partial=False, limit=None), 'specclip-xp': dict(double_scale=True, limit=None), 'specclip-xp-ae': dict(residual=False, limit=None)}
