@@ -22,6 +22,7 @@ from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders
 from fastai.optimizer import Adam
 from fastai.torch_core import set_seed
+from ..spectra.container import Spectra
 from ..models.mlp import Network
 from ..models.encoder import Encoder
 from .data import Augment, AugmentColours, SpectraLoader
@@ -156,6 +157,11 @@ def spoiling(
     "Mild spoiling of spectra for such a network: one that reads colours is not shown wrong ones."
     return AugmentColours(blind=0) if model.normalise['method'] == 'reference' else Augment(deep=0)
 
+def _some(source, rows, seed, n=10_000):
+    "Enough spectra to learn directions from."
+    rows = np.sort(np.random.default_rng(seed).permutation(rows)[:n])
+    return source[rows] if isinstance(source, Spectra) else source.read(rows)
+
 def _task(model, source, mask, augment, seed, units, options):
     "Module to train, loss, metric, and a function of (rows, bs, shuffle=) that makes its batches."
     if isinstance(model, Encoder): return Pretext(model), _as_it_is, _as_it_is, lambda rows, bs, **k: PretextLoader(source, model, bs, rows, augment=augment, seed=seed, **k)
@@ -170,7 +176,7 @@ def _fast(learn, model):
     return learn.add_cb(MixedPrecision(amp_mode=AMPMode.BF16))
 
 def pretrain(
-    model: Network, # an encoder, or an `MLP` whose body is trained and whose head is left as it is (with a basis: after `learn_inputs`); in place
+    model: Network, # an encoder, or an `MLP` whose body is trained and whose head is left as it is; in place. Directions of inputs that it has not learnt yet come from the training spectra
     source, # `Spectra` or `Store` at rest on the model's grid, larger than memory if it must be; labels are not looked at
     train, # (k,) indices of spectra to learn from
     valid, # (m,) indices of other stars, which choose the epoch
@@ -191,6 +197,7 @@ def pretrain(
     if len(train) < 2 or not len(valid): raise ValueError(f'too few spectra: {len(train)} to learn from, {len(valid)} to validate on')
     augment = spoiling(model) if augment == 'mild' else augment
     set_seed(seed)
+    if getattr(model, 'n_basis', 0) and not model.basis.any(): model.learn_inputs(_some(source, train, seed))
     module, loss, metric, load = _task(model, source, mask, augment, seed, units, options)
     check = Checkpoint(checkpoint, seed, key=run_key(model, train, valid, seed, epochs, mask, lr, bs, augment, units, wd, options))
     dls = DataLoaders(load(train, min(bs, len(train)), shuffle=True), load(valid, 1024))

@@ -30,12 +30,13 @@ class Encoder(Network):
         stats: list, # of 'mean', 'std', 'log_std': what is told of a star before it is standardised
         limit: float, # largest standardised flux; None: no limit
         card: dict, # how it was made and how good it is
+        floor: float = .1, # error below which a pixel counts no more in the loss, in standard deviations of the star
     ):
         super().__init__()
         if bad := [k for k in stats if k not in _STATS]: raise ValueError(f'unknown statistic {bad[0]!r}: choose from {", ".join(_STATS)}')
         self.grid, self.lsf = Grid.from_id(grid, wavelength), LSF.from_dict(lsf or dict(kind='R', value=1800))
         self.window, self.normalise = tuple(window or (0, np.inf)), dict(normalise or dict(method='running', width=50.))
-        self.stats, self.limit, self.card = tuple(stats), limit, card or {}
+        self.stats, self.limit, self.floor, self.card = tuple(stats), limit, floor, card or {}
         self.register_buffer('looked_at', torch.tensor((self.grid.wavelength >= self.window[0]) & (self.grid.wavelength <= self.window[1])), persistent=False)
 
 @patch(as_prop=True)
@@ -92,11 +93,10 @@ def weights(self: Encoder,
     x: torch.Tensor, # (n, n_pix) normalised flux
     good: torch.Tensor, # (n, n_pix) True where a pixel may be used
     ivar: torch.Tensor = None, # (n, n_pix) inverse variance of x; default: all usable pixels count the same
-    floor: float = .1, # error below which a pixel counts no more, in standard deviations of the star
 ) -> torch.Tensor: # (n, n_pix) 0 where unusable
     "What each pixel counts in a loss: 1, or 1/(its error squared + floor squared)."
     if ivar is None: return good.float()
-    return good/((ivar.clamp(min=1e-20).rsqrt()/self._moments(x, good)[1]).square() + floor**2)
+    return good/((ivar.clamp(min=1e-20).rsqrt()/self._moments(x, good)[1]).square() + self.floor**2)
 
 # %% ../../nbs/23_models.encoder.ipynb #82a0a39b
 def _start(block, depth):
@@ -271,9 +271,13 @@ class AutoEncoder(Encoder):
         bottleneck: int = 128, # numbers of the embedding
         dropout: float = 0., # share of units dropped in training
         residual: bool = True, # blocks add to what they are given; False: as the published weights of SpecCLIP expect
+        floor: float = .1, # error below which a pixel counts no more in the loss, in standard deviations of the star
+        basis: int = 0, # directions that go in and come out instead of pixels, see `learn_inputs`; 0: pixels
     ):
-        super().__init__(grid, wavelength, lsf, window, normalise, stats, limit, card)
-        n, chain = len(stats) + self.grid.n, lambda: [Narrow(hidden, factor, dropout, residual) for _ in range(blocks)]
+        super().__init__(grid, wavelength, lsf, window, normalise, stats, limit, card, floor)
+        self.n_basis = basis
+        for name, shape in dict(centre=(self.grid.n,), basis=(self.grid.n, basis), pixels=(basis, self.grid.n)).items(): self.register_buffer(name, torch.zeros(shape), persistent=basis > 0)
+        n, chain = len(stats) + (basis or self.grid.n), lambda: [Narrow(hidden, factor, dropout, residual) for _ in range(blocks)]
         self.n_features = bottleneck
         self.encoder = nn.Sequential(nn.Linear(n, hidden), *chain(), nn.Linear(hidden, bottleneck), nn.LayerNorm(bottleneck))
         self.decoder = nn.Sequential(nn.Linear(bottleneck, hidden), *chain(), nn.Linear(hidden, n))
@@ -284,7 +288,7 @@ def vectors(self: AutoEncoder,
     x: torch.Tensor, # (n, n_pix) normalised flux
     good: torch.Tensor = None, # (n, n_pix) True where a pixel may be used; default: where x is finite
 ) -> torch.Tensor: # (n, len(stats) + n_pix)
-    "What goes in and has to come out: `stats`, then standardised flux."
+    "What has to come out: `stats`, then standardised flux."
     z, stats = self.standardise(x, self.usable(x, good))
     return torch.cat([stats, z], 1)
 
@@ -303,7 +307,10 @@ def embed(self: AutoEncoder,
     good: torch.Tensor = None, # (n, n_pix) True where a pixel may be used; default: where x is finite
 ) -> torch.Tensor: # (n, bottleneck)
     "The numbers of the bottleneck."
-    return self.encoder(self.vectors(x, good))
+    v = self.vectors(x, good)
+    if not self.n_basis: return self.encoder(v)
+    k, good = len(self.stats), self.usable(x, good)
+    return self.encoder(torch.cat([v[:, :k], (torch.where(good, v[:, k:] - self.centre, 0) @ self.basis).clamp(-8, 8)], 1))
 
 @patch
 def forward(self: AutoEncoder,
@@ -311,7 +318,8 @@ def forward(self: AutoEncoder,
     good: torch.Tensor = None, # (n, n_pix) True where a pixel may be used; default: where x is finite
 ) -> torch.Tensor: # (n, len(stats) + n_pix)
     "What comes out: `stats`, then standardised flux."
-    return self.decoder(self.embed(x, good))
+    out, k = self.decoder(self.embed(x, good)), len(self.stats)
+    return torch.cat([out[:, :k], out[:, k:] @ self.pixels + self.centre], 1) if self.n_basis else out
 
 # %% ../../nbs/23_models.encoder.ipynb #a74d8b71
 @patch
@@ -333,6 +341,26 @@ def loss(self: AutoEncoder,
     weight = self.weights(x, good, ivar)
     mean = weight.sum(1, keepdim=True)/good.sum(1, keepdim=True).clamp(min=1)
     return masked_loss(self(x, good), self.vectors(x, good), torch.cat([mean.expand(-1, len(self.stats)), weight], 1))
+
+# %% ../../nbs/23_models.encoder.ipynb #c66fc719
+@patch
+def learn_inputs(self: AutoEncoder,
+    spectra: Spectra, # stars to train on, at rest on the encoder's grid
+):
+    "From these stars: the mean standardised spectrum, and the principal components that exceed the noise."
+    if not self.n_basis: return
+    if len(spectra) <= self.n_basis: raise ValueError(f'{len(spectra)} stars are too few to learn {self.n_basis} directions from')
+    flux, ivar = self.normalised(spectra)
+    good = ivar > 0
+    z, err = self.standardise(flux, good)[0], torch.where(good, ivar.clamp(min=1e-20).rsqrt()/self._moments(flux, good)[1], torch.nan)
+    self.centre.copy_(z.sum(0)/good.sum(0).clamp(min=1))
+    noise = err.nanmedian(0).values.nan_to_num(1.).clamp(min=1e-4)
+    x = torch.where(good, z - self.centre, 0)/noise
+    var, v = torch.linalg.eigh((x.T @ x).double()/len(x))
+    k = var.argsort(descending=True)[:self.n_basis]
+    size = var[k].clamp(min=1e-9).sqrt()
+    self.basis.copy_(v[:, k]/noise[:, None]/size)
+    self.pixels.copy_((v[:, k]*noise[:, None]*size).T)
 
 # %% ../../nbs/23_models.encoder.ipynb #7aabf4f2
 @patch
@@ -357,9 +385,9 @@ PRESETS = {
     'specclip-lrs': dict(_LRS, patch=20, stride=10, width=768, depth=6, heads=6, chunks=6, chunk_length=10, max_tokens=150),
     'specclip-xp': dict(_XP, patch=1, stride=1, width=768, depth=6, heads=6, chunks=6, chunk_length=20, max_tokens=350),
     'specclip-xp-ae': dict(_XP, hidden=1290, blocks=2, factor=3, bottleneck=768),
-    'small-lrs': dict(_LRS, patch=40, stride=40, width=96, depth=4, heads=4, chunks=6, chunk_length=3, summary=384),
+    'small-lrs': dict(_LRS, patch=80, stride=80, width=128, depth=3, heads=4, chunks=4, chunk_length=1, summary=384),
     'small-xp': dict(_XP, patch=7, stride=7, width=96, depth=4, heads=4, chunks=6, chunk_length=3, summary=384),
-    'small-xp-ae': dict(_XP, hidden=384, blocks=2, factor=3, bottleneck=128),
+    'small-xp-ae': dict(_XP, hidden=256, blocks=2, factor=3, bottleneck=128, basis=100, floor=.01),
 }
 QUIRKS = {'specclip-lrs': dict(double_scale=True, partial=False, limit=None), 'specclip-xp': dict(double_scale=True, limit=None), 'specclip-xp-ae': dict(residual=False, limit=None)}
 
