@@ -49,6 +49,13 @@ def base(autoencoder, stars):
     return m.eval()
 
 
+@pytest.fixture(scope='module')
+def desi(base):
+    "Other lines, brought to the encoder's grid"
+    s = simulate('desi', 420, seed=31, mismatch=.2)
+    return s.to(base.grid, s.lsf.broader(base.lsf, s.grid)).normalise(**base.normalise)
+
+
 def transformer(side=False):
     torch.manual_seed(2)
     e = encoder('small-lrs', width=16, depth=2, heads=2, summary=0)
@@ -122,38 +129,36 @@ def test_lora_stays_in_its_place(stars, side, place, tmp_path):
     assert type(again.encoder) is type(model.encoder) and np.array_equal(again.predict(few)[0], model.predict(few)[0])
 
 
-def test_an_encoder_that_learns(base, stars):
+def test_an_encoder_that_learns(base, stars, desi):
     "Only when asked; it is the first group of the optimiser, and a copy of it may learn as well"
     free = base.copy(frozen=False)
     assert len(split_layers(free)) == len(split_layers(base)) + 1 and free.copy().requires_grad_(True).frozen is False
     fit(free, stars, np.arange(100), np.arange(100, 150), 1, 1e-3, 50, None, progress=False)
     assert not same(state(free), state(base))
-    full = transfer(base.copy(frozen=False), stars[:100], 'full', steps=10, progress=False)
+    full = transfer(base.copy(frozen=False), desi[:200], 'full', steps=60, progress=False)
     assert not same(state(full), state(base))
-    last = transfer(base.copy(frozen=False), stars[:100], 'last-layer', steps=10, progress=False)
+    last = transfer(base.copy(frozen=False), desi[:100], 'last-layer', steps=10, progress=False)
     assert same(state(last), state(base)) and same(state(last, 'body.'), state(base, 'body.'))
 
 
-def test_all_strategies(base):
-    "On a survey with other lines, brought to the encoder's grid; the encoder is the same in all, so that they can be joined"
-    desi = simulate('desi', 420, seed=31, mismatch=.2)
-    seen = desi.to(base.grid, desi.lsf.broader(base.lsf, desi.grid))
-    nets = adapt(base, seen[:250].normalise(**base.normalise), tuple(RECIPES), steps=60, progress=False)
+def test_all_strategies(base, desi):
+    "The encoder is the same in all, so that they can be joined"
+    nets = adapt(base, desi[:250], tuple(RECIPES), steps=60, progress=False)
     assert set(nets) == {'zero-shot', *RECIPES, 'auto'} and all(type(m) is Embedded and same(m.eyes(), base.eyes()) for m in nets.values())
-    t = compare(nets, seen[250:])
-    off = {k: np.median(np.abs(m.predict(seen[250:])[0] - np.stack([seen.table[k] for k in base.labels], 1)[250:])/base.std.numpy()) for k, m in nets.items()}
+    t = compare(nets, desi[250:])
+    off = {k: np.median(np.abs(m.predict(desi[250:])[0] - np.stack([desi.table[k] for k in base.labels], 1)[250:])/base.std.numpy()) for k, m in nets.items()}
     assert set(t['strategy']) == set(nets) and all(off[k] < off['zero-shot'] for k in ('full', 'lora', 'auto')), off
-    t = efficiency(base, seen[:100], seen[100:200], (30,), 1, ('last-layer',), steps=5)
+    t = efficiency(base, desi[:100], desi[100:200], (30,), 1, ('last-layer',), steps=5)
     assert len(t)
 
 
 @pytest.mark.parametrize('strategies', [('lora',), ('lora', 'full')])
-def test_lora_in_the_encoder_by_transfer(base, stars, strategies):
+def test_lora_in_the_encoder_by_transfer(base, desi, strategies):
     "Alone, and beside networks that look at spectra otherwise and cannot be joined with it"
-    nets = adapt(base, stars[:80], strategies, steps=20, place='encoder', progress=False)
+    nets = adapt(base, desi[:200], strategies, steps=60, place='encoder', progress=False)
     assert not same(state(nets['lora']), state(base)) and same(state(nets['lora'], 'body.'), state(base, 'body.'))
-    assert nets['lora'].fixed and np.isfinite(nets['lora'].predict(stars[:5])[0]).all()
-    if 'auto' in nets: assert np.isfinite(nets['auto'].predict(stars[:5])[0]).all()
+    assert nets['lora'].fixed and np.isfinite(nets['lora'].predict(desi[:5])[0]).all()
+    if 'auto' in nets: assert np.isfinite(nets['auto'].predict(desi[:5])[0]).all()
 
 
 def test_predict_reads_its_folder(base, stars, tmp_path):
