@@ -27,7 +27,7 @@ def stars(): return simulate('lamost', 700, seed=4).normalise()
 def autoencoder():
     "One that has seen some stars"
     torch.manual_seed(0)
-    e = encoder('small-xp-ae', grid=simulate('lamost', 1).grid.id, lsf=None, normalise=None, hidden=48, blocks=1, bottleneck=24)
+    e = encoder('small-xp-ae', grid=simulate('lamost', 1).grid.id, lsf=None, normalise=None, hidden=48, blocks=1, bottleneck=24, basis=0)
     x, good = e.prepare(simulate('lamost', 500, seed=5))
     opt = torch.optim.Adam(e.parameters(), 2e-3)
     for i in range(60):
