@@ -207,4 +207,5 @@ def pretrain(
         if start < epochs: learn.fit_one_cycle(epochs, lr, start_epoch=start)
         elif check.best: learn.model.load_state_dict(check.best)
     model.eval()
+    if hasattr(model, 'balance'): model.balance(_some(source, train, seed))
     return Table(check.history)

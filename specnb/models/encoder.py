@@ -276,7 +276,8 @@ class AutoEncoder(Encoder):
     ):
         super().__init__(grid, wavelength, lsf, window, normalise, stats, limit, card, floor)
         self.n_basis = basis
-        for name, shape in dict(centre=(self.grid.n,), basis=(self.grid.n, basis), pixels=(basis, self.grid.n)).items(): self.register_buffer(name, torch.zeros(shape), persistent=basis > 0)
+        for name, shape in dict(centre=(self.grid.n,), basis=(self.grid.n, basis), pixels=(basis, self.grid.n), middle=(bottleneck,)).items(): self.register_buffer(name, torch.zeros(shape), persistent=basis > 0)
+        self.register_buffer('turn', torch.eye(bottleneck), persistent=basis > 0)
         n, chain = len(stats) + (basis or self.grid.n), lambda: [Narrow(hidden, factor, dropout, residual) for _ in range(blocks)]
         self.n_features = bottleneck
         self.encoder = nn.Sequential(nn.Linear(n, hidden), *chain(), nn.Linear(hidden, bottleneck), nn.LayerNorm(bottleneck))
@@ -306,7 +307,16 @@ def embed(self: AutoEncoder,
     x: torch.Tensor, # (n, n_pix) normalised flux, see `prepare`
     good: torch.Tensor = None, # (n, n_pix) True where a pixel may be used; default: where x is finite
 ) -> torch.Tensor: # (n, bottleneck)
-    "The numbers of the bottleneck."
+    "The numbers of the bottleneck, balanced where that was asked for, see `balance`."
+    z = self.squeeze(x, good)
+    return (z - self.middle) @ self.turn if self.n_basis else z
+
+@patch
+def squeeze(self: AutoEncoder,
+    x: torch.Tensor, # (n, n_pix) normalised flux, see `prepare`
+    good: torch.Tensor = None, # (n, n_pix) True where a pixel may be used; default: where x is finite
+) -> torch.Tensor: # (n, bottleneck)
+    "The numbers of the bottleneck as the decoder takes them."
     v = self.vectors(x, good)
     if not self.n_basis: return self.encoder(v)
     k, good = len(self.stats), self.usable(x, good)
@@ -318,7 +328,7 @@ def forward(self: AutoEncoder,
     good: torch.Tensor = None, # (n, n_pix) True where a pixel may be used; default: where x is finite
 ) -> torch.Tensor: # (n, len(stats) + n_pix)
     "What comes out: `stats`, then standardised flux."
-    out, k = self.decoder(self.embed(x, good)), len(self.stats)
+    out, k = self.decoder(self.squeeze(x, good)), len(self.stats)
     return torch.cat([out[:, :k], out[:, k:] @ self.pixels + self.centre], 1) if self.n_basis else out
 
 # %% ../../nbs/23_models.encoder.ipynb #a74d8b71
@@ -376,6 +386,23 @@ def encode(self: Encoder,
         for a, g in zip(x.split(batch), good.split(batch)): parts.append(self.embed(a.to(device), g.to(device)).float().cpu().masked_fill(~g.any(1, keepdim=True), torch.nan))
     self.train(training)
     return torch.cat(parts).numpy()
+
+# %% ../../nbs/23_models.encoder.ipynb #991c89e5
+_LEAST = 1e-4  # of the largest scatter: directions of less are noise
+
+@patch
+def balance(self: AutoEncoder,
+    spectra: Spectra, # stars to train on, at rest on the encoder's grid
+):
+    "From these stars: the square root of the scatter of every direction of the embedding."
+    if not self.n_basis: return
+    self.middle.zero_(); self.turn.copy_(torch.eye(len(self.turn)))
+    z = torch.from_numpy(self.encode(spectra))
+    z = z[z.isfinite().all(1)]
+    self.middle.copy_(z.mean(0))
+    _, s, v = torch.linalg.svd(z - z.mean(0), full_matrices=False)
+    half = (v.T/s.clamp(min=_LEAST*float(s[0])).sqrt()) @ v
+    self.turn.copy_(half/((z - z.mean(0)) @ half).std())
 
 # %% ../../nbs/23_models.encoder.ipynb #3a056063
 _LRS = dict(grid=LRS_GRID.id, stats=['log_std'])
