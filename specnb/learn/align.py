@@ -47,7 +47,7 @@ class PairLoader:
         self.dataset, self.n = self.rows, len(self.rows)
         size = sum(8*s.grid.n + 2*ready*s.encoder.n_features*getattr(s.encoder, 'n_tokens', 1) for s in model.sides.values())*len(self.rows)
         self.held = self._made(self.rows) if size < _IN_MEMORY else None
-    def __len__(self): return max(self.n//self.bs, 1) if self.shuffle else -(-self.n//self.bs)
+    def __len__(self): return max(self.n//self.bs, 1) if self.shuffle else sum(len(self._batches(p)) for p in self._pieces())
     def to(self,
         device, # where batches go
     ): # itself
@@ -64,16 +64,18 @@ class PairLoader:
             flux, ivar = self.model.sides[k].normalised(spectra[k])
             out += [flux, ivar, *(_tokens(self.model.sides[k], flux, ivar) if self.ready else ())]
         return out
+    def _pieces(self): return [np.arange(self.n)] if self.held else np.array_split(np.arange(self.n), -(-self.n//self.piece))
+    def _batches(self, order):
+        "To learn from: as many as fill a batch. To validate on: all, in batches of like size, as a small one is an easier riddle."
+        return np.array_split(order, max(len(order)//self.bs, 1)) if not self.shuffle or len(order) < self.bs else order[:len(order)//self.bs*self.bs].reshape(-1, self.bs)
     def __iter__(self):
         rng = np.random.default_rng([self.seed, self.epoch])
         self.epoch += self.shuffle
-        pieces = [np.arange(self.n)] if self.held else np.array_split(np.arange(self.n), -(-self.n//self.piece))
-        left = len(self)
+        pieces, left = self._pieces(), len(self)
         for p in rng.permutation(len(pieces)) if self.shuffle else range(len(pieces)):
             made = self.held or self._made(self.rows[pieces[p]])
-            order = torch.from_numpy(rng.permutation(len(pieces[p]))) if self.shuffle else torch.arange(len(pieces[p]))
-            for i in order.split(self.bs):
-                if left == 0 or (self.shuffle and len(i) < self.bs and len(order) >= self.bs): break
+            for i in self._batches(rng.permutation(len(pieces[p])) if self.shuffle else np.arange(len(pieces[p]))):
+                if left == 0: return
                 left -= 1
                 yield tuple(a[i].to(self.device) for a in made) + (torch.empty(len(i), 0),)
 
