@@ -25,11 +25,11 @@ from ..learn.data import split_by_id
 from ..learn.library import in_study
 from ..learn.metrics import NAMES, bias, plot_labels, r2, sigma
 from ..learn.stars import known_labels, label_matrix, on_grid, star_ids
-from .command import number, run_command, wrong_usage
+from .command import check_folder, number, run_command, save_figure, use_threads, write_text, wrong_usage
 from .hub import load_model
 from .predict import _digest, write_table
-from .showdown import _check_folder, _predictions, _save, _write
-from .train import _threads, is_simulated
+from .showdown import _predictions
+from .train import is_simulated
 
 # %% ../../nbs/58_apps.compare.ipynb #ebc840d8
 def _well_known(y, labels, share=.8):
@@ -330,16 +330,9 @@ def write_comparison(
     write_table(made['table'], out/'table.ecsv')
     write_table(made['speed'], out/'speed.ecsv')
     write_table(p, out/'predictions.parquet')
-    _save_whole(plot_sigma(made['table'], title=what), out/'sigma.png')
-    if 'true: fe_h' in p.colnames: _save_whole(plot_methods(p, title=what), out/'fe_h.png')
-    _write(out/'report.md', report_text(made, **facts))
-
-def _save_whole(fig, path):
-    part = path.with_name(f'.{os.getpid()}.part.png')
-    try:
-        _save(fig, part)
-        part.replace(path)
-    finally: part.unlink(missing_ok=True)
+    save_figure(plot_sigma(made['table'], title=what), out/'sigma.png')
+    if 'true: fe_h' in p.colnames: save_figure(plot_methods(p, title=what), out/'fe_h.png')
+    write_text(out/'report.md', report_text(made, **facts))
 
 # %% ../../nbs/58_apps.compare.ipynb #7a2cdf5b
 def _names(text):
@@ -370,9 +363,9 @@ def _work(data, model, methods, on, core, quick, stars, seed, threads, out, comm
     if stars: setting['stars'] = setting.get('stars', {}) | dict(train=stars)
     if out.exists() and not out.is_dir(): wrong_usage(f'--out {out} is not a folder')
     net, store = load_model(model), Store(data)
-    _check_folder(out, dict(data=str(data), model=str(model), on=on, core=core, setting=setting, seed=seed, version=__version__))
+    check_folder(out, dict(data=str(data), model=str(model), on=on, core=core, setting=setting, seed=seed, version=__version__))
     try:
-        with _threads(threads), threadpool_limits(threads): made = compare_methods(net, store, methods, on, setting, out/'methods', seed, lambda text: print(f'{time.monotonic() - start:5.0f} s  {text}', flush=True), core)
+        with use_threads(threads), threadpool_limits(threads): made = compare_methods(net, store, methods, on, setting, out/'methods', seed, lambda text: print(f'{time.monotonic() - start:5.0f} s  {text}', flush=True), core)
     except KeyboardInterrupt:
         print('interrupted: the same command continues', file=sys.stderr)
         raise

@@ -7,7 +7,7 @@ __all__ = ['SMALL', 'MISMATCH', 'SETTINGS', 'Target', 'simulated_source', 'simul
            'others', 'limits', 'table1', 'report_text', 'showdown', 'main']
 
 # %% ../../nbs/55_apps.showdown.ipynb #590d2c2f
-import argparse, json, os, shlex, shutil, sys, time
+import argparse, os, shlex, shutil, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -28,10 +28,10 @@ from ..learn.metrics import LABELS, NAMES, plot_labels
 from ..learn.stars import known_labels, label_matrix, star_ids
 from ..learn.transfer import RECIPES, adapt, split_stars, target_stars
 from ..science.disc import disc_recovery, plot_discs
-from .command import number, progress_line, run_command, wrong_usage
+from .command import check_folder, number, progress_line, run_command, save_figure, use_threads, write_text, wrong_usage
 from .hub import load_model
 from .predict import write_table
-from .train import _threads, save_trained, train_stars
+from .train import save_trained, train_stars
 
 # %% ../../nbs/55_apps.showdown.ipynb #ea58c453
 SMALL = 2000  # stars; a survey of fewer is tested on all stars that were not drawn
@@ -142,19 +142,6 @@ SETTINGS = {
     'quick': dict(source=20_000, epochs=8, target=3000, table=1000, sizes=(100, 300, 1000), seeds=2, steps=200),
     'full': dict(source=90_000, epochs=20, target=14_500, table=2000, sizes=SIZES, seeds=5, steps=None)}
 
-def _write(path, text):
-    "A text file, whole or not at all."
-    part = path.with_name(f'.{path.name}.part')
-    part.write_text(text, encoding='utf-8')
-    part.replace(path)
-
-def _check_folder(out, settings):
-    "The settings of a run, written down; ValueError when the folder holds another."
-    out.mkdir(parents=True, exist_ok=True)
-    path, text = out/'run.json', json.dumps(settings, indent=1, sort_keys=True)
-    if path.exists() and path.read_text() != text: raise ValueError(f'{out} holds another run (see {path}): remove it or choose another folder with --out')
-    _write(path, text)
-
 def _pretrained(out, source, setting, seed, say):
     "The network to carry over, trained on a store or on simulated LAMOST, and on what."
     folder, what = out/'source', source.name if source else f'{setting["source"]:,} simulated LAMOST stars'
@@ -187,13 +174,6 @@ def _predictions(said, stars, labels):
         for k in s.colnames: t[f'{name}: {k}'] = columns(s, [k])[:, 0].astype(np.float32)
     return t
 
-# %% ../../nbs/55_apps.showdown.ipynb #8924bda5
-def _save(fig, path):
-    "Write a figure and close it."
-    import matplotlib.pyplot as plt
-    fig.savefig(path, bbox_inches='tight')
-    plt.close(fig)
-
 # %% ../../nbs/55_apps.showdown.ipynb #29a7f6ea
 def _discs(pred, out):
     "Figure and table of the discs; None where [alpha/Fe] is not known."
@@ -203,17 +183,17 @@ def _discs(pred, out):
     if len(samples) < 2 or not np.isfinite(samples['reference'][1]).sum() > 300: return None
     try: table = disc_recovery(samples)
     except ValueError: return None
-    _save(plot_discs(samples, table=table)[0].figure, out/'discs.png')
+    save_figure(plot_discs(samples, table=table)[0].figure, out/'discs.png')
     write_table(table, out/'discs.ecsv')
     return table
 
 def _figures(out, target, curves, pred, labels):
     "Figures of the report; the table of the discs."
-    for q in ('sigma', 'r2'): _save(plot_curve(curves, [k for k in ('fe_h', 'alpha_fe', 'teff', 'logg') if k in labels][:2], q, title=target.what), out/f'efficiency_{q}.png')
+    for q in ('sigma', 'r2'): save_figure(plot_curve(curves, [k for k in ('fe_h', 'alpha_fe', 'teff', 'logg') if k in labels][:2], q, title=target.what), out/f'efficiency_{q}.png')
     for k in ('zero-shot', 'auto'):
         axes = plot_labels(*(columns(pred, [f'{s}: {l}' for l in labels]) for s in (k, 'true')), labels)
         axes[0, 0].figure.suptitle(f'{target.what}: {k}', fontsize=10)
-        _save(axes[0, 0].figure, out/f'labels_{k}.png')
+        save_figure(axes[0, 0].figure, out/f'labels_{k}.png')
     return _discs(pred, out)
 
 # %% ../../nbs/55_apps.showdown.ipynb #6c6ecd4f
@@ -317,7 +297,7 @@ def _begun(out, setting, source, target, model, seed, say):
     net = load_model(model) if model else None
     if source: Store(source)
     if target: labelled_rows(Store(target), net.labels if net else LABELS, seed=seed)
-    _check_folder(out, dict(setting=setting | dict(sizes=list(setting['sizes'])), source=str(source), target=str(target), model=str(model), seed=seed, version=__version__))
+    check_folder(out, dict(setting=setting | dict(sizes=list(setting['sizes'])), source=str(source), target=str(target), model=str(model), seed=seed, version=__version__))
     net, what = (net, str(model)) if model else _pretrained(out, source, setting, seed, say)
     return net, what, stored_target(net, target, setting['table'], seed=seed) if target else simulated_target(net, setting['target'], seed)
 
@@ -347,7 +327,7 @@ def showdown(
     curves = curve(eff := _curves(out, net, to, setting, seed, options))
     discs = _figures(out, to, curves, pred, known_labels(to.test.table, net.labels))
     notes = ''.join(f'- without {k}: {why}\n' for k, why in (missing | unknown).items())
-    _write(out/'report.md', report_text(table, limit, curves, discs, command=command, version=__version__, source=what, target=to.what, n_stars=len(drawn), n_test=len(to.test), notes=notes, seeds=setting['seeds'], most=int(eff['stars'].max())))
+    write_text(out/'report.md', report_text(table, limit, curves, discs, command=command, version=__version__, source=what, target=to.what, n_stars=len(drawn), n_test=len(to.test), notes=notes, seeds=setting['seeds'], most=int(eff['stars'].max())))
     return dict(table1=table, efficiency=eff, curves=curves, limit=limit, discs=discs)
 
 # %% ../../nbs/55_apps.showdown.ipynb #f4349325
@@ -377,7 +357,7 @@ def _work(quick, source, model, target, stars, sizes, seeds, seed, threads, out,
     given, start = dict(table=stars, sizes=sizes, seeds=seeds), time.monotonic()
     setting = SETTINGS['quick' if quick else 'full'] | {k: v for k, v in given.items() if v}
     try:
-        with _threads(threads): made = showdown(out, setting, source, target, model, seed, command, lambda text: print(f'{time.monotonic() - start:5.0f} s  {text}', flush=True))
+        with use_threads(threads): made = showdown(out, setting, source, target, model, seed, command, lambda text: print(f'{time.monotonic() - start:5.0f} s  {text}', flush=True))
     except KeyboardInterrupt:
         print('interrupted: the same command continues', file=sys.stderr)
         raise

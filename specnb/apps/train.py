@@ -8,7 +8,6 @@ __all__ = ['COLOURS', 'is_simulated', 'scores', 'recipe', 'train_stars', 'card_t
 
 # %% ../../nbs/53_apps.train.ipynb #aa4a7c2a
 import argparse, json, os, re, shlex, shutil, sys, time
-from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 import numpy as np, torch
@@ -27,7 +26,7 @@ from ..learn.metrics import LABELS, score
 from ..learn.stars import label_matrix, loaded, on_grid, pieces, read_holdout, split_of, star_ids, widest
 from ..learn.train import fit, label_loss, robust_loss
 from .hub import load_model
-from .command import number, numbers, progress_line, run_command, wrong_usage
+from .command import number, numbers, progress_line, run_command, use_threads, wrong_usage
 from .simulate import stream
 
 # %% ../../nbs/53_apps.train.ipynb #cce4d0fd
@@ -301,20 +300,13 @@ def _open(data, n, seed, init):
     s = simulated_training(n, seed, not init, progress_line('stars simulated'))
     return s, f'{n:,} simulated LAMOST stars, seed {seed}'
 
-@contextmanager
-def _threads(n):
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try: yield
-    finally: torch.set_num_threads(before)
-
 # %% ../../nbs/53_apps.train.ipynb #66962c38
 def _work(data, labels, init, holdout, quick, n, epochs, lr, seed, window, resolution, members, allow_missing, threads, out, command):
     _check_usage(data, init, window, n, resolution, members)
     start, size = time.monotonic(), 'quick' if quick else 'full'
     out.mkdir(parents=True, exist_ok=True)
     model = load_model(init) if init else None
-    with _threads(threads):
+    with use_threads(threads):
         source, what = _open(data, n or _STARS[size], seed, init)
         print(f'{what}: {len(source):,} stars after {time.monotonic() - start:.0f} s', flush=True)
         window = window or (None if data or init else _WINDOW)
