@@ -23,11 +23,12 @@ class Head(nn.Module):
         n_out: int, # numbers of the embedding
         heads: int = 4, # looks side by side; 0: there is one token, no need to look
         factor: float = 3, # units of the small network, in `n_out`
+        dropout: float = 0., # share of units dropped in training
     ):
         super().__init__()
         self.heads = heads
         if heads: self.query, self.keys, self.values = nn.Parameter(torch.randn(heads, n_out//heads)), nn.Linear(width, n_out//heads*heads), nn.Linear(width, n_out//heads*heads)
-        self.inner, self.blocks = nn.Linear(n_out//heads*heads if heads else width, n_out), nn.Sequential(*[Narrow(n_out, factor) for _ in range(1 if heads else 2)])
+        self.inner, self.blocks = nn.Linear(n_out//heads*heads if heads else width, n_out), nn.Sequential(*[Narrow(n_out, factor, dropout) for _ in range(1 if heads else 2)])
     def forward(self,
         tokens: torch.Tensor, # (n, t, width)
         alive: torch.Tensor, # (n, t) True where a token has a usable pixel
@@ -61,12 +62,13 @@ class Side(Encoder):
         shared_dim: int = 96, # numbers that both surveys know
         private_dim: int = 0, # numbers that are this survey's own
         heads: int = 4, # of the query, where the encoder has tokens
+        dropout: float = .1, # share of the head's units dropped in training
         card: dict = None, # how it was made
     ):
         inner = build(encoder)
         super().__init__(inner.grid.id, encoder.get('wavelength'), inner.lsf.to_dict(), encoder.get('window'), inner.normalise, inner.stats, inner.limit, card)
         self.encoder, self.shared_dim, self.private_dim, self.n_features = inner, shared_dim, private_dim, shared_dim + private_dim
-        self.head = Head(inner.n_features, self.n_features, heads*isinstance(inner, Transformer))
+        self.head = Head(inner.n_features, self.n_features, heads*isinstance(inner, Transformer), dropout=dropout)
 
 @patch
 def read(self: Side,
@@ -118,9 +120,10 @@ class Decoder(nn.Module):
         n_in: int, # numbers of the embedding
         n_pix: int, # of the spectrum
         units: int = 384, # hidden
+        dropout: float = 0., # share of units dropped in training
     ):
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(n_in, units), Narrow(units, 2), nn.LayerNorm(units))
+        self.body = nn.Sequential(nn.Linear(n_in, units), Narrow(units, 2, dropout), nn.LayerNorm(units))
         self.mean, self.log_err = nn.Linear(units, n_pix), nn.Linear(units, n_pix)
         nn.init.zeros_(self.log_err.weight); nn.init.constant_(self.log_err.bias, -.5)
     def forward(self,
@@ -144,19 +147,20 @@ class Aligned(nn.Module, PyTorchModelHubMixin):
         learn_scale: bool = False, # adjust it in training
         heads: int = 4, # see `Side`
         units: int = 384, # see `Decoder`
+        dropout: float = .1, # share of units of heads and decoders dropped in training
         card: dict = None, # how it was made and how good it is
     ):
         super().__init__()
         if len(sides) != 2: raise ValueError(f'two surveys are aligned, got {len(sides)}: {", ".join(sides)}')
         if loss not in ('ivar', 'l1'): raise ValueError(f"the loss of decoders is 'ivar' or 'l1', not {loss!r}")
         self.names, self.shared_dim, self.private_dim, self.loss, self.card = tuple(sides), shared_dim, private_dim, loss, card or {}
-        self.sides = nn.ModuleDict({k: Side(c, shared_dim, private_dim, heads) for k, c in sides.items()})
+        self.sides = nn.ModuleDict({k: Side(c, shared_dim, private_dim, heads, dropout) for k, c in sides.items()})
         if self.sides[self.names[0]].grid == self.sides[self.names[1]].grid: raise ValueError(f'both sides are on {self.sides[self.names[0]].grid}: nothing would tell them apart')
         self.log_scale = nn.Parameter(torch.tensor(float(np.log(scale))), requires_grad=learn_scale)
         for k, side in self.sides.items():
             for name, value in (('mean', 0.), ('std', 1.)): self.register_buffer(f'{k}_{name}', torch.full((side.grid.n,), value))
         self.routes = [(a, a) for a in self.names]*reconstruct + list(permutations(self.names))*predict
-        self.decoders = nn.ModuleDict({f'{a}_{b}': Decoder(shared_dim + private_dim*(a == b), self.sides[b].grid.n, units) for a, b in self.routes})
+        self.decoders = nn.ModuleDict({f'{a}_{b}': Decoder(shared_dim + private_dim*(a == b), self.sides[b].grid.n, units, dropout) for a, b in self.routes})
         for a, b in self.routes: self.register_buffer(f'{a}_{b}_widen', torch.ones(self.sides[b].grid.n))
 
 @patch
