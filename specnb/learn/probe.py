@@ -93,6 +93,7 @@ def probe(
     seeds=(0,), # of first weights, order of stars and dropout: a network each
     lr: float = 2e-3, # highest learning rate of the cycle
     bs: int = 256, # stars a batch, fewer where they are few
+    steps: int = 400, # at least, in all
     dropout: float = .1, # share of units dropped in training
     wd: float = .01, # weight decay
 ) -> tuple: # (seed, n, k) labels of all rows and their errors, float32; NaN for a star of which no feature is known
@@ -101,7 +102,7 @@ def probe(
     y, z = np.asarray(y, float), torch.from_numpy(standardised(x, train))
     mean, std = np.nanmean(y[train], 0), np.maximum(np.nanstd(y[train], 0), 1e-6)
     scaled, bs = torch.tensor((y - mean)/std, dtype=torch.float32), min(bs, max(len(train)//8, 16), len(train))
-    n, out, blank = probe_epochs(len(train), bs, epochs), [], torch.from_numpy(~np.isfinite(x).any(1))
+    n, out, blank = probe_epochs(len(train), bs, epochs, steps), [], torch.from_numpy(~np.isfinite(x).any(1))
     for seed in seeds:
         net = _trained(z, scaled, train, valid, hidden, n, lr, bs, dropout, wd, seed)
         with torch.inference_mode(): out.append(torch.cat([net(p) for p in z.split(4096)]).masked_fill(blank[:, None], torch.nan))
