@@ -6,7 +6,9 @@ from specnb.apps.hub import load_model
 from specnb.apps.predict import main
 from specnb.learn import data
 from specnb.learn.compare import compare, efficiency
+from specnb.learn.efficiency import directions, scratch
 from specnb.learn.data import Augment, SpectraLoader, loaders
+from specnb.learn.pretrain import pretrain
 from specnb.learn.train import fit, split_layers
 from specnb.learn.transfer import RECIPES, adapt, transfer
 from specnb.models.adapt import add_lora, merge_lora, trained
@@ -173,7 +175,26 @@ def test_predict_reads_its_folder(base, stars, tmp_path):
     assert (t['flag'][5] & 8) and not (np.asarray(t['flag'][:5]) & 8).any()
 
 
+def test_starts_of_label_efficiency(base, stars):
+    "Fresh layers on the same encoder; from scratch the scale of the embeddings is that of the stars drawn"
+    nets = [start(base, steps=20)(stars[:100], 0) for start in (scratch, directions)]
+    assert all(type(m) is Embedded and same(state(m), state(base)) and not same(state(m, 'body.'), state(base, 'body.')) for m in nets)
+    assert same(nets[1].eyes(), base.eyes()) and not same(state(nets[0], 'spread'), state(base, 'spread'))
+
+
+def test_inputs_are_standardised(base, stars):
+    "A number that never changes is not blown up"
+    m = base.copy()
+    m.learn_inputs(stars)
+    z = m.project(m.prepare(stars)).detach().numpy()
+    assert np.abs(z.mean(0)).max() < .05 and np.abs(z.std(0) - 1).max() < .1
+    few = stars[np.zeros(5, int)]
+    m.learn_inputs(few)
+    assert np.isfinite(m.predict(few)[0]).all() and (m.spread.numpy() > 0).all()
+
+
 def test_bad_input(base, stars):
+    with pytest.raises(ValueError, match='the encoder that learns'): pretrain(base, stars, [0, 1], [2, 3])
     with pytest.raises(ValueError, match='share stars'): loaders(stars, base, [1, 2], [2, 3])
     with pytest.raises(ValueError, match='expects spectra on'): base.predict(simulate('desi', 2))
     with pytest.raises(ValueError, match='no projection'): transfer(base, stars[:60], 'lora', place='projection', progress=False)

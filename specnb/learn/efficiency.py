@@ -51,9 +51,10 @@ def few_shot(
 
 # %% ../../nbs/39c_learn.efficiency.ipynb #864b559a
 def _fresh(model, seed, **config):
-    "The same architecture with random weights."
+    "The same architecture with random weights, but for an encoder, which stays as it is."
     set_seed(seed)
-    return MLP(**{**(model._hub_mixin_config or {}), 'card': {}, **config})
+    if hasattr(model, 'encoder'): config['encoder'] = model.encoder
+    return type(model)(**{**(model._hub_mixin_config or {}), 'card': {}, **config})
 
 def scratch(
     model: MLP, # whose architecture to use
@@ -62,7 +63,7 @@ def scratch(
     "From scratch: also the scale of the inputs and the directions come from the labelled stars, of which there are at least two a direction."
     def start(stars, seed):
         known = stars[split_stars(stars, SHARE, seed)[0]]
-        new = _fresh(model, seed, basis=min(model.n_basis, len(known)//2))
+        new = _fresh(model, seed, **(dict(basis=min(model.n_basis, len(known)//2)) if model.n_basis else {}))
         new.learn_inputs(known)
         return few_shot(new, stars, seed, **options)
     return start
@@ -74,7 +75,7 @@ def directions(
     "Scale and directions of all spectra, weights random."
     def start(stars, seed):
         new = _fresh(model, seed)
-        new.load_state_dict(new.state_dict() | {k: v for k, v in model.state_dict().items() if k in ('soft', 'centre', 'basis')})
+        new.load_state_dict(model.eyes(), strict=False)
         return few_shot(new, stars, seed, **options)
     return start
 

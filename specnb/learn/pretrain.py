@@ -25,6 +25,7 @@ from fastai.torch_core import set_seed
 from ..spectra.container import Spectra
 from ..models.mlp import Network
 from ..models.encoder import Encoder
+from ..models.embedded import Embedded
 from .data import Augment, AugmentColours, SpectraLoader
 from .train import Checkpoint, silent, watched
 
@@ -193,6 +194,7 @@ def pretrain(
     **options, # floor and seen, see `HiddenLoader`
 ) -> Table: # history: epoch, train and valid (loss), off (error of the validation spectra; of an encoder the loss again)
     "Teach a network to fill the gaps of spectra."
+    if isinstance(model, Embedded): raise ValueError('labels from embeddings: it is the encoder that learns without labels; pretrain(encoder, ...) and give it to Embedded')
     if np.intersect1d(train, valid).size: raise ValueError('training and validation share stars')
     if len(train) < 2 or not len(valid): raise ValueError(f'too few spectra: {len(train)} to learn from, {len(valid)} to validate on')
     augment = spoiling(model) if augment == 'mild' else augment

@@ -42,7 +42,7 @@ class Embedded(MLP):
         super().__init__(labels, errors, [], dropout, e.grid.id, e.grid.wavelength, lsf or e.lsf.to_dict(),
                          e.window, e.normalise, mean, std, low, high, degree, smooth=smooth, card=card)
         self.encoder, self.frozen = e, frozen
-        self.register_buffer('shift', torch.zeros(e.n_features)); self.register_buffer('turn', torch.eye(e.n_features))
+        self.register_buffer('shift', torch.zeros(e.n_features)); self.register_buffer('spread', torch.ones(e.n_features))
         self._make_layers([e.n_features, *hidden], dropout, residual)
         self._hub_mixin_config = {**self._hub_mixin_config, 'encoder': config_of(e)}
         self.requires_grad_(True)
@@ -85,34 +85,33 @@ def inputs(self: Embedded,
     "Network input of normalised flux."
     return torch.where(good & self.looked_at.cpu(), flux, 0)
 
-_LIMIT, _FLOOR, _PIECE = 8., 1e-4, 256  # largest standardised number; variance, in that of the first component, below which one stays faint; stars embedded together
+_LIMIT, _LEAST, _PIECE = 8., 1e-4, 256  # largest standardised number; scatter, in that of the median number, below which one stays faint; stars embedded together
 
 @patch
 def project(self: Embedded,
     x: torch.Tensor, # (n, n_pix) inputs, or (n, n_inputs) what `project` returned
-) -> torch.Tensor: # (n, n_inputs) principal components of the embedding, 0 for a star without a usable pixel
+) -> torch.Tensor: # (n, n_inputs) standardised embedding, 0 for a star without a usable pixel
     "What the first layer is fed with."
     if x.shape[1] == self.n_inputs: return x
     z = torch.cat([self.encoder.embed(p, p != 0) for p in x.split(_PIECE)])
-    return ((z - self.shift) @ self.turn).clamp(-_LIMIT, _LIMIT)*x.any(1, keepdim=True)
+    return ((z - self.shift)/self.spread).clamp(-_LIMIT, _LIMIT)*x.any(1, keepdim=True)
 
 @patch
 def learn_inputs(self: Embedded,
     spectra: Spectra, # at rest on the model's grid; labels are not looked at
 ):
-    "Mean and principal components of the embeddings of these stars: the more, the better."
+    "Mean and scatter of each number of the embedding among these stars."
     z = self.encoder.encode(spectra)
-    z = torch.from_numpy(z[np.isfinite(z).all(1)]).double()
+    z = z[np.isfinite(z).all(1)]
     if len(z) < 2: raise ValueError(f'of {len(spectra)} stars {len(z)} have a usable pixel where this network looks: at least 2 are needed')
-    var, v = torch.linalg.eigh(torch.cov(z.T))
-    var, v = var.flip(0).clamp(min=0), v.flip(1)
-    self.shift.copy_(z.mean(0))
-    self.turn.copy_(v/(var + _FLOOR*var[0] + 1e-12).sqrt())
+    std = z.std(0)
+    self.shift.copy_(torch.from_numpy(z.mean(0)))
+    self.spread.copy_(torch.from_numpy(std.clip(_LEAST*np.median(std) + 1e-12)))
 
 @patch
 def eyes(self: Embedded) -> dict: # part of the `state_dict`
     "How this network looks at its inputs, which training its layers leaves as it is."
-    return {k: v for k, v in self.state_dict().items() if k.split('.')[0] in ('encoder', 'shift', 'turn')}
+    return {k: v for k, v in self.state_dict().items() if k.split('.')[0] in ('encoder', 'shift', 'spread')}
 
 # %% ../../nbs/26_models.embedded.ipynb #e5d58af1
 @patch(as_prop=True)
