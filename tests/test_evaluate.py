@@ -127,7 +127,8 @@ def test_winners(sigmas):
     assert len(w) == 2 and list(w['by']) == ['sigma', 'r2'] and w['value'][0] == med.min() and w['best'][0] == names[int(np.argmin(med))] or np.sum(med == med.min()) > 1
     limit = np.maximum(width[1:], width[0])
     assert w['better'][0] == (med[0] - med[1:] > limit).sum() and w['worse'][0] == (med[1:] - med[0] > limit).sum() and w['of'][0] == len(names) - 1
-    assert w['verdict'][0] == {(0, 0): 'alike', (1, 0): 'embeddings', (0, 1): 'raw', (1, 1): 'mixed'}[int(w['better'][0] > 0), int(w['worse'][0] > 0)]
+    better, worse, of = w['better', 'worse', 'of'][0]
+    assert w['verdict'][0] == ('embeddings' if better and not worse else 'mixed' if better else 'raw' if worse == of else 'alike')
     r = winners(summarise(t[np.random.default_rng(1).permutation(len(t))]))
     assert list(r['better']) == list(w['better']) and list(r['value']) == list(w['value'])
     for f in (study_table(summarise(t), 'xp'), few_table(summarise(t), 'xp', 'fe_h'), verdicts(w)): assert len(f)

@@ -184,7 +184,7 @@ def winners(
             if raw is None: continue
             gaps = [_gap(r, raw, q) for r in g if r['input'] != 'raw']
             better, worse = gaps.count(1), gaps.count(-1)
-            verdict = 'alike' if not better and not worse else 'mixed' if better and worse else 'embeddings' if better else 'raw'
+            verdict = ('mixed' if worse else 'embeddings') if better else 'raw' if worse == len(gaps) else 'alike'
             rows.append({k: g[k][0] for k in ('survey', 'label', 'subset', 'labels')} | dict(by=q, best=best['input'], value=best[q], second=second['input'], second_value=second[q],
                 clear=bool(_gap(best, second, q) == 1), raw=raw[q], better=better, worse=worse, of=len(gaps), verdict=verdict))
     out = Table(rows)
@@ -223,7 +223,7 @@ def few_table(
     return Table([{'labels': f'{n:,}'} | {k: _number(r['sigma'], label) for k in _ordered(t['input']) for r in t[(t['input'] == k) & (t['labels'] == n)]} for n in np.unique(t['labels'])])
 
 # %% ../../nbs/59_apps.evaluate.ipynb #243624f0
-_SAID = dict(embeddings='embeddings win', raw='the network on raw pixels wins', mixed='some embeddings win, some lose', alike='no difference beyond chance')
+_SAID = dict(embeddings='embeddings win', raw='the network on raw pixels wins', mixed='some embeddings win, some lose', alike='the best embedding and raw pixels differ by no more than chance')
 
 def _in_words(r, by):
     "A row of the winners: the best embedding, raw pixels, and how many embeddings differ from them."
