@@ -19,7 +19,7 @@ from specnb.models.align import Aligned, aligned
 from specnb.models.encoder import encoder
 from specnb.physics.survey import Vary, simulate
 
-N_LRS, N_VALID, EPOCHS = 60_000, 4_000, dict(lrs=12, xp=40, align=40)
+N_LRS, N_VALID, EPOCHS = 60_000, 4_000, dict(lrs=12, xp=40, align=25)
 
 
 def learned(name, make, folder, say=print):

@@ -146,7 +146,7 @@ class Aligned(nn.Module, PyTorchModelHubMixin):
         scale: float = 15.5, # of the similarities
         learn_scale: bool = False, # adjust it in training
         heads: int = 4, # see `Side`
-        units: int = 384, # see `Decoder`
+        units: int = 256, # see `Decoder`
         dropout: float = .1, # share of units of heads and decoders dropped in training
         card: dict = None, # how it was made and how good it is
     ):
