@@ -80,9 +80,10 @@ def test_assets_are_small(wheel):
     kinds = ('.safetensors', '.json', '.parquet', '.npz', '.md')
     assert not [o for o in size if not o.endswith(kinds)], 'an asset of a kind that is not shipped'
     assert sum(n for o, n in size.items() if 'emulator' in o) <= 5 * MB
-    assert sum(n for o, n in size.items() if 'emulator' not in o and '/xp/' not in o and o.endswith('.safetensors')) <= 10 * MB
+    assert sum(n for o, n in size.items() if 'emulator' not in o and '/xp/' not in o and '/lrs-xp/' not in o and o.endswith('.safetensors')) <= 10 * MB
     assert sum(n for o, n in size.items() if '/xp/' in o) <= 10 * MB
-    assert sum(wheel.values()) <= 20 * MB
+    assert sum(n for o, n in size.items() if '/lrs-xp/' in o) <= 15 * MB
+    assert sum(wheel.values()) <= 35 * MB
 
 
 def test_workflows():

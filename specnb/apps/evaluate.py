@@ -287,7 +287,7 @@ _REPORT = """# What an embedding is worth
 
 - pairs: {what}
 {kinds}
-- {train:,} stars to learn from, {valid:,} to validate on, {test:,} others to test on, the same for all; {seeds} seeds
+{taught}- {train:,} stars to learn from, {valid:,} to validate on, {test:,} others to test on, the same for all; {seeds} seeds
 - the encoders are frozen; every input goes to the same network (hidden layers {hidden}); *pre-trained* is an encoder's own embedding
 - cells are sigma (biweight scale of predicted minus true) / R2, medians over the seeds; n counts test stars
 - better and worse: by more than the range over the seeds; of how other test stars would have scored, that range says nothing
@@ -329,6 +329,10 @@ A fifth of them validates.
 
 """
 
+_TAUGHT = """- **the simulated LRS spectrum of a pair carries the labels of its star: whatever is aligned with it has been taught those of all stars to learn from, also where few are said
+  to be labelled; raw and pre-trained have not**
+"""
+
 def report_text(
     made: dict, # see `evaluate`
     command: str = '', # that made it
@@ -341,7 +345,7 @@ def report_text(
         few = '\n\n'.join(f'{title}: sigma of {_name(k)}\n\n{markdown(few_table(t, name, k))}' for k in _LABELS if k in set(t['label']))
         parts += _SURVEY.format(name=name, kind=kind, most=t['labels'].max(), tables=tables, few=few, sigma=answer(won, name), r2=answer(won, name, by='r2'))
     losses = '\n\n'.join(f'![{v}](loss-{v}.png)' for v in made['histories'])
-    return _REPORT.format(command=command, version=__version__, what=made['what'], kinds='\n'.join(f'- {k}: {v}' for k, v in made['kinds'].items()), surveys=parts, verdicts=markdown(verdicts(won)), losses=losses,
+    return _REPORT.format(command=command, version=__version__, what=made['what'], taught=_TAUGHT if made['what'] == LRS_XP else '', kinds='\n'.join(f'- {k}: {v}' for k, v in made['kinds'].items()), surveys=parts, verdicts=markdown(verdicts(won)), losses=losses,
         hidden=', '.join(map(str, made['hidden'])), seeds=s['seeds'][0], **made['stars'])
 
 # %% ../../nbs/59_apps.evaluate.ipynb #005ef642
