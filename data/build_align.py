@@ -11,6 +11,7 @@ import argparse, copy, time
 from pathlib import Path
 import numpy as np, torch
 from safetensors.torch import load_file, save_file
+from specnb.apps.align import card_text, pair_recall
 from specnb.learn.align import align
 from specnb.learn.library import xp_apogee
 from specnb.learn.pairs import LRS_XP, xp_lrs
@@ -44,13 +45,6 @@ def xp_spectra():
     return s, *(np.flatnonzero(s.table['split'] == k) for k in ('train', 'valid'))
 
 
-def recall(model, pairs, k=10):
-    "Share of stars whose LRS spectrum is among the k nearest to their XP spectrum"
-    s = pairs.read()
-    sim = model.encode('xp', s['xp'], shared=True) @ model.encode('lrs', s['lrs'], shared=True).T
-    return float(((sim > np.diag(sim)[:, None]).sum(1) < k).mean())
-
-
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--threads', type=int, default=2)
@@ -69,16 +63,17 @@ def main():
     history = align(model, pairs, np.flatnonzero(part == 'train'), np.flatnonzero(part == 'valid'), EPOCHS['align'], checkpoint=a.work/'align.safetensors', progress=False)
     print(f'aligned on {(part == "train").sum():,} pairs in {time.monotonic() - start:.0f} s', history[::5], sep='\n')
     small = copy.deepcopy(model).half().float()
-    test = pairs[np.flatnonzero(part == 'test')]
-    print('recall at 10 of the test stars, before and after half precision:', recall(model, test), recall(small, test))
-    small.set_card(trained_on=LRS_XP, command='python data/build_align.py', preset='clip-split', license='Apache-2.0',
+    test, rows = pairs[np.flatnonzero(part == 'test')], lambda t: [{k: v.item() if hasattr(v, 'item') else v for k, v in zip(t.colnames, r)} for r in t]
+    small.set_card(trained_on=LRS_XP, command='python data/build_align.py', preset='clip-split', simulated=['lrs'],
         encoders=dict(lrs=f'small-lrs, masked, {N_LRS:,} simulated LAMOST spectra', xp=f'small-xp-ae, {int((xp_apogee().table["split"] == "train").sum()):,} real Gaia XP spectra'),
-        pairs=dict(train=int((part == 'train').sum()), valid=int((part == 'valid').sum()), test=len(test)), recall_at_10=recall(small, test))
+        pairs={k: int((part == k).sum()) for k in ('train', 'valid', 'test')}, recall=rows(pair_recall(small, pairs[np.flatnonzero(part == 'valid')])))
     small.save_pretrained(a.out)
     save_file({k: v.half() for k, v in load_file(a.out/'model.safetensors').items()}, a.out/'model.safetensors')
-    for f in a.out.iterdir(): f.chmod(0o644)
     again = Aligned.from_pretrained(a.out).eval()
-    print(f'{a.out}: {sum(f.stat().st_size for f in a.out.iterdir())/1e6:.1f} MB, recall at 10 as read back {recall(again, test):.4f}')
+    (a.out/'README.md').write_text(card_text(again), encoding='utf-8')
+    for f in a.out.iterdir(): f.chmod(0o644)
+    for name, m in (('as trained', model), ('in half precision, read back', again)): print('test stars,', name, pair_recall(m, test), sep='\n')
+    print(f'{a.out}: {sum(f.stat().st_size for f in a.out.iterdir())/1e6:.1f} MB')
 
 
 if __name__ == '__main__': main()

@@ -80,7 +80,7 @@ def card_text(
     kind = f'Two encoders in one space of {model.shared_dim} shared and {model.private_dim} private numbers' if two else f'{type(model).__name__}: a spectrum to {model.n_features} numbers'
     return _CARD.format(title='Two surveys in one space' if two else 'An encoder of spectra', tag='alignment' if two else 'pre-training', kind=kind, n=sum(p.numel() for p in model.parameters()),
         sides='\n'.join(sides), facts='\n'.join(facts), scores=f'\nHow often a star is found by its spectrum in the other survey, among the validation stars (which chose the epoch):\n\n{markdown(Table(rows=c["recall"]))}\n' if 'recall' in c else '',
-        caution=_SIMULATED_TEXT.format(f'of {" and ".join(c["simulated"])} ' if two else '') if c.get('simulated') else 'It knows the spectra named above and stars such as theirs.', load='load_aligned' if two else 'load_encoder')
+        labels='The simulated spectra carry the labels they were made from.' if two and c.get('simulated') else 'No label was looked at.', caution=_SIMULATED_TEXT.format(f'of {" and ".join(c["simulated"])} ' if two else '') if c.get('simulated') else 'It knows the spectra named above and stars such as theirs.', load='load_aligned' if two else 'load_encoder')
 
 def _fact(v):
     "A value of the card in words."
@@ -96,7 +96,7 @@ tags: [astronomy, spectroscopy, {tag}]
 ---
 # {title}
 
-{kind}; {n:,} parameters. No label was looked at. `specnb.apps.hub.{load}` reads it. It looks at spectra at rest, wavelengths in vacuum:
+{kind}; {n:,} parameters. {labels} `specnb.apps.hub.{load}` reads it. It looks at spectra at rest, wavelengths in vacuum:
 
 {sides}
 
