@@ -131,6 +131,13 @@ def test_lora_stays_in_its_place(stars, side, place, tmp_path):
     assert type(again.encoder) is type(model.encoder) and np.array_equal(again.predict(few)[0], model.predict(few)[0])
 
 
+def test_nothing_is_dropped_from_a_frozen_encoder():
+    "From the moment it is made; one that learns is trained like any network"
+    model = transformer().copy()
+    assert not Embedded(model.encoder).encoder.training and not model.train().encoder.training and model.body.training
+    assert Embedded(model.encoder, frozen=False).encoder.training
+
+
 def test_an_encoder_that_learns(base, stars, desi):
     "Only when asked; it is the first group of the optimiser, and a copy of it may learn as well"
     free = base.copy(frozen=False)

@@ -45,7 +45,7 @@ class Embedded(MLP):
         self.register_buffer('shift', torch.zeros(e.n_features)); self.register_buffer('spread', torch.ones(e.n_features))
         self._make_layers([e.n_features, *hidden], dropout, residual)
         self._hub_mixin_config = {**self._hub_mixin_config, 'encoder': config_of(e)}
-        self.requires_grad_(True)
+        self.requires_grad_(True).train()
 
 # %% ../../nbs/26_models.embedded.ipynb #3fa4f914
 @patch
