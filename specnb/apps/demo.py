@@ -32,7 +32,7 @@ def write_files(
 # %% ../../nbs/56_apps.demo.ipynb #5aefe668
 def _demo(out):
     print('1. Two surveys, simulated; a network pre-trained on one and adapted to the other', flush=True)
-    status = showdown.main(['--quick', '--out', str(out)])
+    status = showdown.main(['--quick', '--inputs', 'lrs', '--out', str(out)])
     if status: return status
     print('\n2. Simulated spectra written in the formats of LAMOST, DESI and SDSS and as tables, and labelled', flush=True)
     write_files(out/'files').write(out/'truth.ecsv', overwrite=True)

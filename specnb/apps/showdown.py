@@ -8,10 +8,11 @@ __all__ = ['SMALL', 'MISMATCH', 'SETTINGS', 'Target', 'simulated_source', 'simul
 
 # %% ../../nbs/55_apps.showdown.ipynb #590d2c2f
 import argparse, os, shlex, shutil, sys, time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 import numpy as np
-from astropy.table import Table
+from astropy.table import Table, vstack
 from .. import __version__
 from ..spectra.container import columns, Spectra
 from ..spectra.store import Store
@@ -30,6 +31,7 @@ from ..learn.transfer import RECIPES, adapt, split_stars, target_stars
 from ..science.disc import disc_recovery, plot_discs
 from .command import check_folder, number, progress_line, run_command, save_figure, use_threads, write_text, wrong_usage
 from .hub import load_model
+from .inputs import by_input, encoder_of, INPUTS, train_on_encoder
 from .predict import write_table
 from .train import save_trained, train_stars
 
@@ -130,25 +132,26 @@ def table1(
     methods: dict, # see `specnb.learn.compare.compare`
     target: Target, # whose test stars to score on
     crlb: Table = None, # see `limits`
+    name: str = 'lrs', # of the input
 ) -> Table: # input, strategy, label, subset, n, r2, sigma, bias, crlb
     "The table of the transfer study."
     t = compare(methods, target.test, crlb)
     if crlb is None: t['crlb'] = np.nan
-    t.add_column(['lrs']*len(t), index=0, name='input')
+    t.add_column([name]*len(t), index=0, name='input')
     return t
 
 # %% ../../nbs/55_apps.showdown.ipynb #a96d7592
 SETTINGS = {
-    'quick': dict(source=20_000, epochs=8, target=3000, table=1000, sizes=(100, 300, 1000), seeds=2, steps=200),
-    'full': dict(source=90_000, epochs=20, target=14_500, table=2000, sizes=SIZES, seeds=5, steps=None)}
+    'quick': dict(source=20_000, epochs=8, target=3000, table=1000, sizes=(100, 300, 1000), seeds=2, steps=200, inputs=('lrs', 'embed-split'), pairs=None, align=25),
+    'full': dict(source=90_000, epochs=20, target=14_500, table=2000, sizes=SIZES, seeds=5, steps=None, inputs=INPUTS, pairs=None, align=25)}
 
-def _pretrained(out, source, setting, seed, say):
+def _pretrained(out, source, setting, seed, say, train=train_stars):
     "The network to carry over, trained on a store or on simulated LAMOST, and on what."
     folder, what = out/'source', source.name if source else f'{setting["source"]:,} simulated LAMOST stars'
     if not (folder/'model.safetensors').is_file():
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         stars = Store(source) if source else simulated_source(setting['source'], seed)
-        net, table = train_stars(stars, epochs=setting['epochs'], seed=seed, folder=folder, progress=False, say=say)
+        net, table = train(stars, epochs=setting['epochs'], seed=seed, folder=folder, progress=False, say=say)
         net.set_card(trained_on=what)
         save_trained(net, table, folder)
     return load_model(folder), what
@@ -203,7 +206,7 @@ _REPORT = """# Transfer showdown
 
 - pre-trained on {source}
 - adapted to {target}: {n_stars:,} labelled stars, a fifth of which validates; {n_test:,} other stars to test on
-- everything in numbers: the tables (`*.ecsv`, `labels.parquet`) beside this report; the networks: `networks/`
+{inputs}- everything in numbers: the tables (`*.ecsv`, `labels.parquet`) beside this report; the networks: `networks/`
 {notes}
 {scores}
 ## Best strategy
@@ -230,7 +233,7 @@ Median over {seeds} draws of the stars. Stars with which 95 % of the gain in R2 
 # %% ../../nbs/55_apps.showdown.ipynb #718a0da7
 _SCORES = """## {name}
 
-R2, then sigma (biweight scale of predicted minus true, {unit}); n is {n}.{crlb}
+R2, then sigma (biweight scale of predicted minus true, {unit}); n is {n}.{crlb}{cells}
 
 {r2}
 
@@ -252,10 +255,11 @@ def _scores(table):
     out = ''
     for label in [k for k in ('fe_h', 'alpha_fe', 'teff', 'logg') if k in set(table['label'])] + [k for k in dict.fromkeys(table['label']) if k not in LABELS]:
         t = table[table['label'] == label]
-        one = t[t['strategy'] == t['strategy'][0]]
+        one, many = t[(t['strategy'] == t['strategy'][0]) & (t['input'] == t['input'][0])], len(set(t['input'])) > 1
+        show = by_input if many else lambda t, value, form='.3f': wide(t, value, ('subset',), form)
         limit = '; '.join(f'{r["subset"]} {r["crlb"]:.3g}' for r in one) if np.isfinite(one['crlb']).any() else ''
-        out += _SCORES.format(name=label, unit=NAMES.get(label, ('', ''))[1], n=', '.join(f'{r["n"]:,} {r["subset"]}' for r in one), crlb=f' Median Cramér-Rao limit: {limit}.' if limit else '',
-            r2=markdown(wide(t, 'r2', ('subset',))), sigma=markdown(wide(t, 'sigma', ('subset',), '.0f' if label == 'teff' else '.3f')))
+        out += _SCORES.format(name=label, unit=NAMES.get(label, ('', ''))[1], n=', '.join(f'{r["n"]:,} {r["subset"]}' for r in one), crlb=f' Median Cramér-Rao limit: {limit}.' if limit else '', cells=' Each cell: full, metal-poor, metal-rich.'*many,
+            r2=markdown(show(t, 'r2')), sigma=markdown(show(t, 'sigma', form='.0f' if label == 'teff' else '.3f')))
     return out
 
 # %% ../../nbs/55_apps.showdown.ipynb #8b097760
@@ -264,7 +268,7 @@ def report_text(
     limit: Table, # see `over_limit`; None without
     curves: Table, # see `specnb.learn.compare.curve`
     discs: Table, # see `specnb.science.disc.disc_recovery`; None without
-    **facts, # command, version, source, target, n_stars, n_test, notes, seeds, most
+    **facts, # command, version, source, target, inputs, n_stars, n_test, notes, seeds, most
 ) -> str: # Markdown
     "The report."
     lo, hi = BINS[1]
@@ -273,6 +277,33 @@ def report_text(
     shown = [k for k in ('sample', 'n', 'm', 'mmd2', 'err', 'p', 'fine', 'fine_p', 'ashman', 'dip_p', 'right') if discs is not None and k in discs.colnames]
     plane = '' if discs is None else f'\n## The discs\n\n{markdown(discs[shown])}\n\n![the discs](discs.png)\n'
     return _REPORT.format(scores=_scores(table), winners=markdown(winners(table)), limit=near, needed=markdown(wide(needed[needed['subset'] == 'full'], 'stars', ('label',), ',.0f')), choice=markdown(advice(curves)), discs=plane, **facts)
+
+# %% ../../nbs/55_apps.showdown.ipynb #b0e17e83
+def _seen_by(model, net, to):
+    "The target as another network wants it."
+    if model.grid == net.grid and model.normalise == net.normalise: return to
+    return replace(to, pool=target_stars(model, to.native_pool), test=target_stars(model, to.native))
+
+def _on_input(name, folder, source, net, to, drawn, setting, align, seed, options, crlb, say):
+    "Scores and labels of all strategies on an encoder, and what that has seen."
+    encoder, what = encoder_of(name, folder, align, n=setting['pairs'], epochs=setting['align'], seed=seed, say=say)
+    say(f'the input {name}')
+    model, _ = _pretrained(folder, source, setting, seed, say, partial(train_on_encoder, encoder, labels=net.labels))
+    to = _seen_by(model, net, to)
+    said = labels_by(_adapted(folder, model, to.pool[drawn], seed, options), to.test)
+    return table1(said, to, crlb, name), {f'{name} {k}': t for k, t in said.items()}, what
+
+def _through(out, source, net, to, drawn, setting, align, seed, options, crlb, say):
+    "The inputs beside the spectrum, on the same stars: tables, labels, in words what their encoders have seen, and why an input is not there."
+    tables, said, seen, missing = [], {}, '', {}
+    for name in setting['inputs'][1:]:
+        try: table, more, what = _on_input(name, out/'inputs'/name, source, net, to, drawn, setting, align, seed, options, crlb, say)
+        except (ImportError, ValueError) as e:
+            missing[f'the input {name}'] = ' '.join(str(e).split())
+            continue
+        tables.append(table)
+        said, seen = said | more, seen + f'- the input `{name}`: {what}; the network on it was trained and adapted on the same stars\n'
+    return tables, said, seen, missing
 
 # %% ../../nbs/55_apps.showdown.ipynb #c7e3c921
 def _curves(out, net, to, setting, seed, options):
@@ -292,12 +323,13 @@ def _against(said, to, out):
     write_table(limit, out/'limit.ecsv')
     return crlb, limit, {}
 
-def _begun(out, setting, source, target, model, seed, say):
+def _begun(out, setting, source, target, model, align, seed, say):
     "The network to carry over, on what it was trained, and the target; what cannot work is refused before the folder is made or anything trained."
     net = load_model(model) if model else None
     if source: Store(source)
+    if align: encoder_of('embed-align', None, align)
     if target: labelled_rows(Store(target), net.labels if net else LABELS, seed=seed)
-    check_folder(out, dict(setting=setting | dict(sizes=list(setting['sizes'])), source=str(source), target=str(target), model=str(model), seed=seed, version=__version__))
+    check_folder(out, dict(setting=setting | dict(sizes=list(setting['sizes'])), source=str(source), target=str(target), model=str(model), align=str(align), seed=seed, version=__version__))
     net, what = (net, str(model)) if model else _pretrained(out, source, setting, seed, say)
     return net, what, stored_target(net, target, setting['table'], seed=seed) if target else simulated_target(net, setting['target'], seed)
 
@@ -307,32 +339,40 @@ def showdown(
     setting: dict = None, # see `SETTINGS`
     source=None, # Parquet store to pre-train on; default: simulated LAMOST
     target=None, # Parquet store to adapt to; default: simulated DESI
-    model=None, # network to start from, a name or a folder, instead of pre-training
+    model=None, # network to start from, a name or a folder, instead of pre-training; then 'lrs' is the only input
+    align=None, # aligned model, a name or a folder, for the input 'embed-align'; default: made, see `align_here`
     seed: int = 0, # same seed, same report
     command: str = '', # to be named in the report
     say=lambda text: None, # called with a line on what is going on
 ) -> dict: # table1, efficiency, curves, limit (or None), discs (or None)
     "Pre-train, adapt by every strategy, compare, and write it all down."
-    out, setting = Path(out), {**SETTINGS['full'], **(setting or {})}
+    out, setting = Path(out), {**SETTINGS['full'], **(setting or {}), **(dict(inputs=('lrs',)) if model else {})}
     options = dict(steps=setting['steps']) if setting['steps'] else {}
-    net, what, to = _begun(out, setting, source, target, model, seed, say)
+    net, what, to = _begun(out, setting, source, target, model, align, seed, say)
     drawn = _drawn(to, setting['table'], seed)
     say(f'adapting to {to.what}: {len(drawn):,} labelled stars of {len(to.pool):,}, {len(to.test):,} to test on')
     methods, (more, missing) = _adapted(out, net, to.pool[drawn], seed, options), others(net, to, drawn, seed)
     said = labels_by(methods | more, to.test)
     crlb, limit, unknown = _against(said, to, out)
-    table, pred = table1(said, to, crlb), _predictions(said, to.test, net.labels)
+    tables, others_said, seen, left_out = _through(out, source, net, to, drawn, setting, align, seed, options, crlb, say)
+    table, pred = vstack([table1(said, to, crlb), *tables]), _predictions(said | others_said, to.test, net.labels)
     for t, name in ((table, 'table1.ecsv'), (pred, 'labels.parquet')): write_table(t, out/name)
     say('how many stars? ' + ', '.join(f'{n:,}' for n in setting['sizes']) + f'; {setting["seeds"]} draws of each')
     curves = curve(eff := _curves(out, net, to, setting, seed, options))
     discs = _figures(out, to, curves, pred, known_labels(to.test.table, net.labels))
-    notes = ''.join(f'- without {k}: {why}\n' for k, why in (missing | unknown).items())
-    write_text(out/'report.md', report_text(table, limit, curves, discs, command=command, version=__version__, source=what, target=to.what, n_stars=len(drawn), n_test=len(to.test), notes=notes, seeds=setting['seeds'], most=int(eff['stars'].max())))
+    notes = ''.join(f'- without {k}: {why}\n' for k, why in (missing | unknown | left_out).items())
+    write_text(out/'report.md', report_text(table, limit, curves, discs, command=command, version=__version__, source=what, target=to.what, inputs=seen, n_stars=len(drawn), n_test=len(to.test), notes=notes, seeds=setting['seeds'], most=int(eff['stars'].max())))
     return dict(table1=table, efficiency=eff, curves=curves, limit=limit, discs=discs)
 
 # %% ../../nbs/55_apps.showdown.ipynb #f4349325
 def _sizes(text): return tuple(map(number(int, 10, 10**7), text.split(',')))
 _sizes.__name__ = 'list of whole numbers'
+
+def _inputs(text):
+    "Names of inputs, `lrs` always among them."
+    names = {k.strip() for k in text.split(',')}
+    if wrong := sorted(names - set(INPUTS)): raise argparse.ArgumentTypeError(f'no input {wrong[0]!r}: choose from {", ".join(INPUTS)}')
+    return tuple(k for k in INPUTS if k in names | {'lrs'})
 
 def _parser():
     p = argparse.ArgumentParser('specnb_showdown', description='Carry a network from one survey to the next by every strategy, and compare. Offline; without data it simulates both surveys.',
@@ -341,6 +381,8 @@ def _parser():
     p.add_argument('--source', type=Path, metavar='STORE', help='spectra to pre-train on (default: simulated LAMOST)')
     p.add_argument('--model', metavar='MODEL', help='a network to start from, a folder or a name, instead of pre-training')
     p.add_argument('--target', type=Path, metavar='STORE', help='spectra to adapt to and to test on (default: simulated DESI)')
+    p.add_argument('--inputs', type=_inputs, metavar='A,B,...', help=f'what networks look at: {", ".join(INPUTS)} (default: all; --quick lrs,embed-split; with --model lrs)')
+    p.add_argument('--align', metavar='MODEL', help='aligned model without private numbers behind embed-align, a folder as specnb_align writes it (default: one is made, which needs real XP spectra, specnb[xp])')
     p.add_argument('--stars', type=number(int, 10, 10**6), metavar='N', help='labelled stars behind the table (default 2,000; --quick 1,000)')
     p.add_argument('--sizes', type=_sizes, metavar='A,B,...', help='numbers of labelled stars of the curves, each at least 10')
     p.add_argument('--seeds', type=number(int, 1, 1000), metavar='K', help='draws of each number of stars (default 5; --quick 2)')
@@ -350,14 +392,16 @@ def _parser():
     return p
 
 # %% ../../nbs/55_apps.showdown.ipynb #b5b4b985
-def _work(quick, source, model, target, stars, sizes, seeds, seed, threads, out, command):
+def _work(quick, source, model, target, inputs, align, stars, sizes, seeds, seed, threads, out, command):
     import matplotlib
     matplotlib.use('Agg')
     if source and model: wrong_usage('--source and --model: either pre-train or name a network')
-    given, start = dict(table=stars, sizes=sizes, seeds=seeds), time.monotonic()
+    if model and inputs not in (None, ('lrs',)): wrong_usage('--inputs: networks on encoders are trained on the stars to pre-train on, which --model has not')
+    given, start = dict(table=stars, sizes=sizes, seeds=seeds, inputs=inputs), time.monotonic()
     setting = SETTINGS['quick' if quick else 'full'] | {k: v for k, v in given.items() if v}
+    if align and (model or 'embed-align' not in setting['inputs']): wrong_usage('--align is for the input embed-align: name it with --inputs')
     try:
-        with use_threads(threads): made = showdown(out, setting, source, target, model, seed, command, lambda text: print(f'{time.monotonic() - start:5.0f} s  {text}', flush=True))
+        with use_threads(threads): made = showdown(out, setting, source, target, model, align, seed, command, lambda text: print(f'{time.monotonic() - start:5.0f} s  {text}', flush=True))
     except KeyboardInterrupt:
         print('interrupted: the same command continues', file=sys.stderr)
         raise

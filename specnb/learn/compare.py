@@ -157,13 +157,14 @@ def _crossing(x, y, i, level):
 
 # %% ../../nbs/37_learn.compare.ipynb #1bb695e8
 def winners(
-    table: Table, # see `compare`
+    table: Table, # see `compare`; a column `input`, if there is one, says what the networks look at
     among=(*RECIPES, 'zero-shot', 'auto'), # strategies
-) -> Table: # label, subset, by_r2, by_sigma: the best strategy
+) -> Table: # label, subset, by_r2, by_sigma: the best strategy, of several inputs with its input
     "Which strategy is best, by label and metallicity."
-    rows = []
+    rows, several = [], 'input' in table.colnames and len(set(table['input'])) > 1
+    name = lambda r: f'{r["input"]} {r["strategy"]}' if several else str(r['strategy'])
     for g in table[np.isin(table['strategy'], among) & np.isfinite(table['sigma'])].group_by(['label', 'subset']).groups:
-        rows.append(dict(label=g['label'][0], subset=g['subset'][0], by_r2=g['strategy'][np.argmax(g['r2'])], by_sigma=g['strategy'][np.argmin(g['sigma'])]))
+        rows.append(dict(label=g['label'][0], subset=g['subset'][0], by_r2=name(g[np.argmax(g['r2'])]), by_sigma=name(g[np.argmin(g['sigma'])])))
     return Table(rows)
 
 # %% ../../nbs/37_learn.compare.ipynb #95ccf018
