@@ -79,6 +79,7 @@ class PairLoader:
                 left -= 1
                 yield tuple(a[i].to(self.device) for a in made) + (torch.empty(len(i), 0),)
 
+# %% ../../nbs/39e_learn.align.ipynb #56f5c511
 def _tokens(side, flux, ivar, batch=256):
     "What a frozen encoder makes of spectra: tokens in half precision, and which are alive."
     side.eval()

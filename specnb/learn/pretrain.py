@@ -176,6 +176,7 @@ def _fast(learn, model):
     learn.dls.to(torch.device('cuda'))
     return learn.add_cb(MixedPrecision(amp_mode=AMPMode.BF16))
 
+# %% ../../nbs/39b_learn.pretrain.ipynb #564425a0
 def pretrain(
     model: Network, # an encoder, or an `MLP` whose body is trained and whose head is left as it is; in place. Directions of inputs that it has not learnt yet come from the training spectra
     source, # `Spectra` or `Store` at rest on the model's grid, larger than memory if it must be; labels are not looked at

@@ -62,6 +62,7 @@ def probe_epochs(
     "Passes over so many stars."
     return max(epochs, -(-steps//max(n//bs, 1)))
 
+# %% ../../nbs/39f_learn.probe.ipynb #75635192
 def _trained(x, y, train, valid, hidden, epochs, lr, bs, dropout, wd, seed):
     "A network at its best epoch. A loop of its own: a `Learner` takes several times as long over steps this small."
     with torch.random.fork_rng(devices=[]):
@@ -81,6 +82,7 @@ def _trained(x, y, train, valid, hidden, epochs, lr, bs, dropout, wd, seed):
     net.load_state_dict(state)
     return net
 
+# %% ../../nbs/39f_learn.probe.ipynb #0634d987
 _MEDIAN = .6745  # of |pull|, if it is normal
 
 def probe(

@@ -145,6 +145,7 @@ class Transformer(Encoder):
         self.summary = nn.Sequential(nn.Linear(width, summary), nn.GELU(), nn.Linear(summary, self.grid.n)) if summary else None
         for block in self.blocks: _start(block, depth)
 
+# %% ../../nbs/23_models.encoder.ipynb #c0a3d384
 @patch(as_prop=True)
 def n_tokens(self: Transformer) -> int: # the token of `stats`, if any, comes first
     "Tokens of a spectrum."
@@ -302,6 +303,7 @@ def read(self: AutoEncoder,
     z = self.embed(x, good)[:, None]
     return z, torch.ones_like(z[..., 0], dtype=torch.bool)
 
+# %% ../../nbs/23_models.encoder.ipynb #369e57f5
 @patch
 def embed(self: AutoEncoder,
     x: torch.Tensor, # (n, n_pix) normalised flux, see `prepare`
@@ -322,6 +324,7 @@ def squeeze(self: AutoEncoder,
     k, good = len(self.stats), self.usable(x, good)
     return self.encoder(torch.cat([v[:, :k], (torch.where(good, v[:, k:] - self.centre, 0) @ self.basis).clamp(-8, 8)], 1))
 
+# %% ../../nbs/23_models.encoder.ipynb #1a6367ba
 @patch
 def forward(self: AutoEncoder,
     x: torch.Tensor, # (n, n_pix) normalised flux, see `prepare`
