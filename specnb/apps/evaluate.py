@@ -167,6 +167,7 @@ def summarise(
     for k in out.colnames[7:]: out[k].info.format = '.4g'
     return out
 
+# %% ../../nbs/59_apps.evaluate.ipynb #5be274b5
 def _gap(a, b, q):
     "1 if the first is better by more than the range of either, -1 if worse, else 0."
     gap, width = (b[q] - a[q])*(1 if q == 'sigma' else -1), max(r[f'{q}_hi'] - r[f'{q}_lo'] for r in (a, b))
@@ -333,6 +334,7 @@ _TAUGHT = """- **the simulated LRS spectrum of a pair carries the labels of its 
   to be labelled; raw and pre-trained have not**
 """
 
+# %% ../../nbs/59_apps.evaluate.ipynb #34261db0
 def report_text(
     made: dict, # see `evaluate`
     command: str = '', # that made it
@@ -360,6 +362,7 @@ def _written(made, out, command):
     for v, h in made['histories'].items(): save_figure(plot_terms(h, f'{v}: {made["what"]}')[0].figure, out/f'loss-{v}.png')
     write_text(out/'report.md', report_text(made, command))
 
+# %% ../../nbs/59_apps.evaluate.ipynb #f8b64c83
 def evaluate(
     pairs: Pairs, # of two surveys, with labels
     encoders: dict, # name -> pre-trained encoder

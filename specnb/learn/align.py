@@ -20,6 +20,7 @@ from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders
 from fastai.optimizer import Adam
 from fastai.torch_core import set_seed
+from fastcore.basics import patch
 from ..models.adapt import LowRank
 from ..models.align import Aligned
 from .pairs import Pairs
@@ -57,27 +58,36 @@ class PairLoader:
     def new(self, **kwargs): # itself
         "The same pairs in another way (fastai asks for it)."
         return self
-    def _made(self, rows):
-        "Tensors of some pairs, one after the other for both sides."
-        spectra, out = self.pairs.read(rows), []
-        for k in self.model.names:
-            flux, ivar = self.model.sides[k].normalised(spectra[k])
-            out += [flux, ivar, *(_tokens(self.model.sides[k], flux, ivar) if self.ready else ())]
-        return out
-    def _pieces(self): return [np.arange(self.n)] if self.held else np.array_split(np.arange(self.n), -(-self.n//self.piece))
-    def _batches(self, order):
-        "To learn from: as many as fill a batch. To validate on: all, in batches of like size, as a small one is an easier riddle."
-        return np.array_split(order, max(len(order)//self.bs, 1)) if not self.shuffle or len(order) < self.bs else order[:len(order)//self.bs*self.bs].reshape(-1, self.bs)
-    def __iter__(self):
-        rng = np.random.default_rng([self.seed, self.epoch])
-        self.epoch += self.shuffle
-        pieces, left = self._pieces(), len(self)
-        for p in rng.permutation(len(pieces)) if self.shuffle else range(len(pieces)):
-            made = self.held or self._made(self.rows[pieces[p]])
-            for i in self._batches(rng.permutation(len(pieces[p])) if self.shuffle else np.arange(len(pieces[p]))):
-                if left == 0: return
-                left -= 1
-                yield tuple(a[i].to(self.device) for a in made) + (torch.empty(len(i), 0),)
+
+# %% ../../nbs/39e_learn.align.ipynb #e5873db1
+@patch
+def _made(self: PairLoader, rows):
+    "Tensors of some pairs, one after the other for both sides."
+    spectra, out = self.pairs.read(rows), []
+    for k in self.model.names:
+        flux, ivar = self.model.sides[k].normalised(spectra[k])
+        out += [flux, ivar, *(_tokens(self.model.sides[k], flux, ivar) if self.ready else ())]
+    return out
+
+@patch
+def _pieces(self: PairLoader): return [np.arange(self.n)] if self.held else np.array_split(np.arange(self.n), -(-self.n//self.piece))
+
+@patch
+def _batches(self: PairLoader, order):
+    "To learn from: as many as fill a batch. To validate on: all, in batches of like size, as a small one is an easier riddle."
+    return np.array_split(order, max(len(order)//self.bs, 1)) if not self.shuffle or len(order) < self.bs else order[:len(order)//self.bs*self.bs].reshape(-1, self.bs)
+
+@patch
+def __iter__(self: PairLoader):
+    rng = np.random.default_rng([self.seed, self.epoch])
+    self.epoch += self.shuffle
+    pieces, left = self._pieces(), len(self)
+    for p in rng.permutation(len(pieces)) if self.shuffle else range(len(pieces)):
+        made = self.held or self._made(self.rows[pieces[p]])
+        for i in self._batches(rng.permutation(len(pieces[p])) if self.shuffle else np.arange(len(pieces[p]))):
+            if left == 0: return
+            left -= 1
+            yield tuple(a[i].to(self.device) for a in made) + (torch.empty(len(i), 0),)
 
 # %% ../../nbs/39e_learn.align.ipynb #56f5c511
 def _tokens(side, flux, ivar, batch=256):

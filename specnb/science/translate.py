@@ -250,6 +250,7 @@ def _mark(top, low, species, lo, hi):
         top.text(t['wavelength'], 1.01, name, transform=top.get_xaxis_transform(), fontsize=7, ha='center', va='bottom')
         end = t['wavelength'] + half
 
+# %% ../../nbs/47_science.translate.ipynb #210c81e2
 def plot_translation(
     translation: Spectra, # see `translate`
     truth: Spectra, # what the survey saw of the same stars, see `normalised`
@@ -281,10 +282,11 @@ def plot_translation(
     low.axhline(0, c=COLOURS[0], lw=.8)
     _mark(top, low, mark, lo, hi)
     for ax in (top, low): ax.legend(fontsize=8, ncol=3, loc='lower right', framealpha=.8)
-    top.set(ylabel='normalised flux', xlim=(lo, hi), ylim=_limits(y, err, noise)); low.set(ylabel='seen less\ntranslated', xlabel='vacuum wavelength (Å)')
+    top.set(ylabel='normalised flux', xlim=(lo, hi), ylim=_limits(y, err, noise)); low.set(ylabel='seen less\ntranslated', xlabel='vacuum wavelength (Å)', ylim=np.array([-6, 6])*np.nanmedian(np.hypot(err, noise)))
     if what: fig.suptitle(what, fontsize=9)
     return top, low
 
+# %% ../../nbs/47_science.translate.ipynb #df60733f
 def _limits(y, err, noise):
     "Limits of an axis that a cosmic ray does not set."
     low, high = np.nanmin(y), np.nanmax(y)
