@@ -58,13 +58,13 @@ def encoder_of(
 ) -> tuple: # an encoder, and in words what it has seen
     "The encoder of an input; ValueError or ImportError where there is none."
     if name not in INPUTS[1:]: raise ValueError(f'no encoder makes the input {name!r}: choose from {", ".join(INPUTS[1:])}')
-    both = load_aligned(model) if model and name == 'embed-align' else load_aligned()
-    if name == 'embed-align' and not model: both = align_here(Path(folder)/'aligned', both, **options)
+    whose = 'lrs-xp' if name != 'embed-align' else model
+    both = load_aligned(whose) if whose else align_here(Path(folder)/'aligned', load_aligned(), **options)
     if 'lrs' not in both.names: raise ValueError(f'the aligned model has no side lrs but {" and ".join(both.names)}')
     side, seen = both.sides['lrs'], both.card.get('encoders', {}).get('lrs', '')
     if name == 'embed': return side.encoder, f'the encoder of LRS spectra, before alignment{f" ({seen})" if seen else ""}: it has seen no labels'
-    n = both.card.get('pairs', {}).get('train', 0)
-    return side, f'the LRS side of {"`" + str(model) + "`" if model and name == "embed-align" else "`lrs-xp`" if name == "embed-split" else "a `clip` model made for this run"}, ' + (TAUGHT.format(n=n) if n else 'aligned on pairs it does not name')
+    n, source = both.card.get('pairs', {}).get('train', 0), f'`{whose}`' if whose else 'a `clip` model made for this run'
+    return side, f'the LRS side of {source}, {TAUGHT.format(n=n) if n else "aligned on pairs that it does not name"}'
 
 # %% ../../nbs/54b_apps.inputs.ipynb #e9b5635e
 _SOME = 4000  # stars that tell the scale of an embedding
