@@ -108,7 +108,7 @@ def aligned_variant(
     if not (folder/'history.ecsv').is_file():
         model = aligned(variant, encoders)
         history = align(model, pairs, parts['train'], parts['valid'], epochs, bs=bs, seed=seed, checkpoint=state, progress=False)
-        model.set_card(variant=variant, pairs=pairs.what, stars={k: len(v) for k, v in parts.items()}, version=__version__)
+        model.set_card(preset=variant, trained_on=pairs.what, pairs={k: len(v) for k, v in parts.items()}, version=__version__)
         part = out/f'.{variant}.part'
         for old in (folder, part): shutil.rmtree(old, ignore_errors=True)
         model.save_pretrained(part)
