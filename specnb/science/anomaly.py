@@ -7,11 +7,11 @@ __all__ = ['WIDTHS', 'PARTS', 'smoothed', 'calibrate', 'log_p', 'Anomaly', 'fit_
            'plot_anomaly']
 
 # %% ../../nbs/49_science.anomaly.ipynb #0de61e19
-import json
+import hashlib, json
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch
-from torch.nn.functional import avg_pool1d
+from torch.nn.functional import pad
 from astropy.table import Table
 from fastcore.basics import patch
 from safetensors.numpy import load_file, save_file
@@ -25,7 +25,10 @@ from .search import fingerprint
 # %% ../../nbs/49_science.anomaly.ipynb #876cf28a
 WIDTHS = (1, 3, 7, 15, 41)  # pixels: a cosmic ray, a line, broad lines, ..., a molecular band
 
-def _box(x, w): return avg_pool1d(x[:, None], w, 1, w//2)[:, 0]*w
+def _box(x, w):
+    "Sums over running windows."
+    c = pad(x, (w//2 + 1, w//2)).cumsum(1)
+    return c[:, w:] - c[:, :-w]
 
 def smoothed(
     residual: torch.Tensor, # (n, n_pix) observed minus expected normalised flux
@@ -38,7 +41,7 @@ def smoothed(
     k = _box(good.float(), w)
     few = k < w/2
     mean = lambda x: (_box(torch.where(good, x, 0), w)/k.clamp(min=1)).masked_fill(few, torch.nan)
-    return mean(residual), mean(1/ivar.clamp(min=1e-2))/k.clamp(min=1), mean(err)
+    return mean(residual), mean(1/ivar.clamp(min=1e-2).double()).float()/k.clamp(min=1), mean(err)
 
 # %% ../../nbs/49_science.anomaly.ipynb #658c03e6
 _TOP, _BINS = .95, 6
@@ -104,6 +107,10 @@ class Anomaly:
     def __repr__(self):
         a = self.about
         return f"Anomaly detector for {self.side!r}, model {a['model'][:8]}, {a['false_alarms']:.1%} false alarms, calibrated on {a['stars']}" + (f", with {self.model.other(self.side)} too" if a['cross'] else '')
+    @property
+    def digest(self) -> str: # 40 hexadecimal digits
+        "Hash of all that was learned."
+        return hashlib.sha1(json.dumps(self.about).encode() + b''.join(k.encode() + np.float32(v).tobytes() for k, v in sorted(self.arrays.items()))).hexdigest()
     def _part(self, name): return {k.removeprefix(f'{name}.'): v for k, v in self.arrays.items() if k.startswith(f'{name}.')}
 
 # %% ../../nbs/49_science.anomaly.ipynb #958663cc
@@ -128,7 +135,7 @@ def fit_density(
     s = s/np.sqrt(len(z))
     keep = s > 1e-3*s[0]
     white = v[keep].T/s[keep]
-    g = GaussianMixture(parts, reg_covar=.05, random_state=seed, max_iter=60, init_params='k-means++').fit((z - mean) @ white)
+    g = GaussianMixture(parts, reg_covar=.05, tol=.01, random_state=seed, max_iter=100, init_params='k-means++').fit((z - mean) @ white)
     return dict(mean=mean, white=white, weights=g.weights_, means=g.means_, precisions=g.precisions_cholesky_)
 
 def rarity(
@@ -266,7 +273,9 @@ def _residuals(self: Anomaly, spectra, other=None):
 @patch
 def _calibrated(self: Anomaly, stars, other=None, copies=0, snr_range=(3., 150.), made_up=None, seed=0):
     "The detector with factors and distributions of these stars: the factors of each half calibrate the other half."
-    rng, half = np.random.default_rng(seed), np.random.default_rng(seed).permutation(len(stars)) % 2
+    rng = np.random.default_rng(seed)
+    who = np.unique(stars.table['target_id'], return_inverse=True)[1] if 'target_id' in stars.table.colnames else np.arange(len(stars))
+    half = (rng.permutation(who.max() + 1) % 2)[who]                                     # a star that comes twice is in one half
     key, group, values, snrs = ('factors', 'own', [], []) if other is None else ('cross_factors', 'cross', [], [])
     bright = stars.snr >= np.median(stars.snr) if not copies else np.ones(len(stars), bool)
     r, ivar, err = self._residuals(stars, other)
