@@ -173,6 +173,7 @@ def _in_memory(source, model, on, most, seed, core):
     stars = source[rows] if isinstance(source, Spectra) else source.read(rows)
     return on_grid(stars, model), {k: np.searchsorted(rows, v) for k, v in sets.items()}, labels
 
+# %% ../../nbs/58_apps.compare.ipynb #1eb846be
 def compare_methods(
     model: MLP, # the network
     source, # `Spectra` or `Store` at rest, with labels and target_id
@@ -298,6 +299,7 @@ def _score_tables(table):
         out += f'## {label}\n\n' + '\n\n'.join(parts) + '\n\n'
     return out
 
+# %% ../../nbs/58_apps.compare.ipynb #798329b4
 def report_text(
     made: dict, # see `compare_methods`
     **facts, # command, data, model, on

@@ -76,6 +76,7 @@ def _work(name, out, force, list):
     print('\n'.join(_summary(s)))
     print(f'{out}: {os.path.getsize(out)/1e6:.0f} MB in {time.monotonic() - start:.0f} s')
 
+# %% ../../nbs/57_apps.fetch.ipynb #0db09df1
 def main(
     argv: list = None, # the command line; default: that of the process
 ) -> int: # exit status

@@ -131,6 +131,7 @@ def recipe(
     if model.arcsinh: return dict(epochs=60, lr=lr, bs=256, augment=AugmentColours() if model.grid == XP_GRID else AugmentColours(blind=0), wd=.05, by_labels=True, loss=robust_loss)
     return dict(epochs=30, lr=lr, bs=512, augment=Augment(), wd=.01, by_labels=False, loss=label_loss)
 
+# %% ../../nbs/53_apps.train.ipynb #596df91e
 def train_stars(
     source, # `Spectra` or `Store`, at rest
     labels=None, # names of columns to learn; default: those of `init`, else teff, logg, fe_h, alpha_fe

@@ -123,6 +123,7 @@ def _look(model, flux, ivar, augment, looks, seed):
     for f, v in zip(flux.split(_PIECE), ivar.split(_PIECE)): parts.append(torch.stack([model.ready(a, b > 0) for a, b in (spoiled(f, v) for _ in range(looks))], 1))
     return torch.cat(parts)
 
+# %% ../../nbs/31_learn.data.ipynb #66d3cd56
 class SpectraLoader:
     "Batches (inputs, scaled labels) of stars for a model, as fastai wants them."
     def __init__(self,
@@ -206,6 +207,7 @@ def _stored(self: SpectraLoader, order, buffer):
             yield tuple(torch.cat(p) for p in zip(*held))
             held, count = [], 0
 
+# %% ../../nbs/31_learn.data.ipynb #c983ca7f
 @patch
 def __iter__(self: SpectraLoader):
     rng, torch_rng = np.random.default_rng([self.seed, self.epoch]), torch.Generator().manual_seed(self.seed*100_003 + self.epoch)

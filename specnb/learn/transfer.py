@@ -130,6 +130,7 @@ def _alike(networks):
         else: g.append(k)
     return groups
 
+# %% ../../nbs/34_learn.transfer.ipynb #e6bc749b
 def choose(
     networks: dict, # strategy -> network
     stars: Spectra, # validation stars, see `target_stars`

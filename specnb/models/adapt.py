@@ -161,6 +161,7 @@ def join(
         new.refine.copy_(torch.stack([models[c].refine[:, j] for j, c in enumerate(choice)], 1))
     return new.eval()
 
+# %% ../../nbs/22_models.adapt.ipynb #8b330bf5
 def look_alike(
     a: MLP, # a network
     b: MLP, # another

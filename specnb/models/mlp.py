@@ -267,6 +267,7 @@ def forward(self: MLP,
     if self.residual is not None: out = out + self.residual(f, out)
     return out if self.training or not self.errors else self._refined(out, z)
 
+# %% ../../nbs/20_models.mlp.ipynb #c4602943
 @patch
 def scale(self: MLP,
     y, # (n, n_label) labels in their units

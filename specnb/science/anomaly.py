@@ -207,6 +207,7 @@ def _batch(self: Anomaly, x, ivar, other):
     for a in (own, cross, where): a is not None and a.__setitem__(lost, np.nan)
     return own, cross, where
 
+# %% ../../nbs/49_science.anomaly.ipynb #000fca48
 @patch
 def _against(self: Anomaly, x, ivar, z, x2, ivar2):
     "Values against the other survey."

@@ -181,6 +181,7 @@ def _slope(x, coef, step=1e-3):
     "(n, 4) derivative of the polynomial."
     return np.stack([(_terms(x + step*d) - _terms(x - step*d))@coef/(2*step) for d in np.eye(4)], 1)
 
+# %% ../../nbs/44_science.dust.ipynb #f66f16ee
 def intrinsic_colour(
     table: Table, # training stars: labels teff, logg, fe_h, alpha_m (with *_err), magnitudes
     b, # (n,) galactic latitude, deg

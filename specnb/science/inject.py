@@ -51,6 +51,7 @@ def _hits(s, c, a, rng):
 
 _MAKE = {'emission': _emission, 'second star': _second, 'CH': _ch, 'calibration': _step, 'cosmic rays': _hits}
 
+# %% ../../nbs/49b_science.inject.ipynb #1accaef2
 def inject(
     spectra: Spectra, # ordinary stars, not normalised
     kind: str, # see `KINDS`

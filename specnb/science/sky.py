@@ -181,6 +181,7 @@ def _root_ticks(lo, hi):
         if lo <= t <= hi and (not res or np.sqrt((t - lo)/(hi - lo)) - np.sqrt((res[-1] - lo)/(hi - lo)) > .1): res.append(t)
     return res
 
+# %% ../../nbs/46_science.sky.ipynb #bf319995
 def plot_map(
     table: Table, # of `dust_map` or `adaptive_map`
     column: str = 'ak', # 'ak', 'err', 'scatter', 'median' or 'n'
